@@ -1,0 +1,20 @@
+"""The program: settings in, a running Realtime out."""
+
+import os
+
+import pulumi
+from pulumi.runtime import config
+
+import settings
+from components.stack import RealtimeStack
+
+try:
+    stack_settings = settings.load(
+        {**config.get_config_env(), **config.CONFIG.get()}, stack=pulumi.get_stack(), environ=os.environ
+    )
+except settings.SettingsError as faulty:
+    raise pulumi.RunError(str(faulty)) from None
+
+stack = RealtimeStack(stack_settings.name, settings=stack_settings)
+for output, value in stack.outputs.items():
+    pulumi.export(output, value)

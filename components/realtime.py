@@ -1,0 +1,129 @@
+"""The Realtime server and its tenant."""
+
+from __future__ import annotations
+
+import pulumi
+import pulumi_docker as docker
+
+from components.database import PUBLICATION
+from components.network import LOOPBACK, StackNetwork, container_defaults, health_check
+from components.postgres import PORT as POSTGRES_PORT
+from components.realtime_versions import version_environment
+from providers.network_alias import NetworkAlias
+from providers.tenant import LIMITS, RealtimeTenant
+from settings import JwtSettings, PostgresSettings, RealtimeSettings
+
+PORT = 4000
+SLOT = "supabase_realtime_replication_slot"
+ANSWERS = "for answer in 1 2 3; do curl -fsS -o /dev/null http://127.0.0.1:4000/healthcheck || exit 1; done"
+"""Several answers in a row: newer versions answer, restart, and answer again while they start."""
+
+
+def realtime_environment(
+    settings: RealtimeSettings, *, postgres: PostgresSettings, database_address: str
+) -> dict[str, str]:
+    """Every environment variable of Realtime, set for v2.32.12 and newer alike.
+
+    The tenant's limits are repeated as the server's defaults. A tenant of its own is not seeded
+    (SEED_SELF_HOST): the seed deletes and remakes its tenant at every start, and ours is RealtimeTenant.
+    """
+    return {
+        "APP_NAME": "realtime",
+        "PORT": str(PORT),
+        "DB_HOST": database_address,
+        "DB_PORT": str(POSTGRES_PORT),
+        "DB_USER": postgres.user,
+        "DB_PASSWORD": postgres.password.get_secret_value(),
+        "DB_NAME": postgres.database,
+        "DB_AFTER_CONNECT_QUERY": "SET search_path TO _realtime",
+        "DB_ENC_KEY": settings.db_enc_key.get_secret_value(),
+        "API_JWT_SECRET": settings.api_jwt_secret.get_secret_value(),
+        "METRICS_JWT_SECRET": settings.metrics_jwt_secret.get_secret_value(),
+        "SECRET_KEY_BASE": settings.secret_key_base.get_secret_value(),
+        "SEED_SELF_HOST": "false",
+        "RLIMIT_NOFILE": str(settings.rlimit_nofile),
+        # One node: no cluster to find. Since 2.46.2 the default strategy dies with Postgres.
+        "CLUSTER_STRATEGIES": "DNS",
+        "DNS_NODES": "''",
+        # The image's default wants IPv6, which a Docker network has not got by default.
+        "ERL_AFLAGS": "-proto_dist inet_tcp",
+        **{f"TENANT_{limit.upper()}": str(getattr(settings, limit)) for limit in LIMITS},
+        **version_environment(settings.image),
+    }
+
+
+class RealtimeServer(pulumi.ComponentResource):
+    """Realtime with its one tenant, ready for the first subscriber.
+
+    Resources: docker.Container ``<name>``, on loopback for its management API; NetworkAlias, the name of the
+    tenant, under which the gateway calls; RealtimeTenant, which raises TenantError when it does not connect.
+    """
+
+    container: docker.Container
+    tenant: RealtimeTenant
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        settings: RealtimeSettings,
+        postgres: PostgresSettings,
+        jwt: JwtSettings,
+        database_address: str,
+        volume: docker.Volume,
+        stack: str,
+        network: StackNetwork,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        super().__init__("supabase-realtime:index:RealtimeServer", name, None, opts)
+        child_opts = pulumi.ResourceOptions(parent=self)
+        environment = realtime_environment(settings, postgres=postgres, database_address=database_address)
+        self.container = docker.Container(
+            "realtime",
+            name=name,
+            hostname=name,
+            image=settings.image,
+            envs=pulumi.Output.secret([f"{key}={value}" for key, value in environment.items()]),
+            networks_advanced=[
+                docker.ContainerNetworksAdvancedArgs(name=network.network.id, aliases=[settings.tenant])
+            ],
+            ports=[docker.ContainerPortArgs(internal=PORT, external=settings.host_port, ip=LOOPBACK)],
+            ulimits=[
+                docker.ContainerUlimitArgs(name="nofile", soft=settings.rlimit_nofile, hard=settings.rlimit_nofile)
+            ],
+            read_only=True,
+            tmpfs={"/tmp": "rw,mode=1777,size=64m"},  # noqa: S108 - inside the container
+            healthcheck=health_check("sh", "-c", ANSWERS),
+            wait_timeout=120,
+            stop_timeout=10,
+            destroy_grace_seconds=10,
+            **container_defaults(stack, memory=settings.memory),
+            opts=pulumi.ResourceOptions.merge(
+                child_opts, pulumi.ResourceOptions(delete_before_replace=True, replace_on_changes=["healthcheck"])
+            ),
+        )
+        alias = NetworkAlias(
+            "alias", container=self.container.id, network=network.network.id, alias=settings.tenant, opts=child_opts
+        )
+        self.tenant = RealtimeTenant(
+            "tenant",
+            external_id=settings.tenant,
+            jwt_secret=pulumi.Output.secret(jwt.secret.get_secret_value()),
+            limits={limit: getattr(settings, limit) for limit in LIMITS},
+            database={
+                "db_host": database_address,
+                "db_port": str(POSTGRES_PORT),
+                "db_name": postgres.database,
+                "db_user": postgres.user,
+                "db_password": pulumi.Output.secret(postgres.password.get_secret_value()),
+            },
+            poll_interval_ms=settings.poll_interval_ms,
+            poll_max_changes=settings.poll_max_changes,
+            publication=PUBLICATION,
+            slot_name=SLOT,
+            server=self.container.id,
+            opts=pulumi.ResourceOptions.merge(
+                child_opts, pulumi.ResourceOptions(depends_on=[alias], deleted_with=volume)
+            ),
+        )
+        self.register_outputs({"container_id": self.container.id, "tenant": self.tenant.external_id})

@@ -1,0 +1,99 @@
+"""A whole self-hosted Realtime, for this program or another to declare."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pulumi
+
+from components.database import RealtimeDatabase
+from components.gateway import Gateway
+from components.network import LOOPBACK, StackNetwork
+from components.postgres import PostgresServer
+from components.realtime import RealtimeServer
+from settings import SUBSCRIBING_ROLES, ApiRole, Settings, Table
+from tokens import api_key
+
+
+class RealtimeStack(pulumi.ComponentResource):
+    """Network, Postgres, database objects, Realtime with its tenant, and the gateway: each after the one before.
+
+    Resources: StackNetwork, PostgresServer, RealtimeDatabase, RealtimeServer and Gateway, all named after
+    ``settings.name``. ``outputs`` is what clients, the doctor and other programs need to know.
+    """
+
+    outputs: dict[str, Any]
+
+    def __init__(self, name: str, *, settings: Settings, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("supabase-realtime:index:RealtimeStack", name, None, opts)
+        postgres, realtime = settings.postgres, settings.realtime
+
+        def child(*after: pulumi.Resource) -> pulumi.ResourceOptions:
+            return pulumi.ResourceOptions(parent=self, depends_on=list(after))
+
+        network = StackNetwork(settings.name, stack=settings.stack, opts=child())
+        server = PostgresServer(
+            f"{settings.name}-postgres", settings=postgres, stack=settings.stack, network=network, opts=child(network)
+        )
+        database = RealtimeDatabase(
+            f"{settings.name}-database",
+            settings=postgres,
+            tables=settings.tables,
+            migrations=settings.migrations,
+            volume=server.volume,
+            opts=child(server),
+        )
+        realtime_server = RealtimeServer(
+            f"{settings.name}-realtime",
+            settings=realtime,
+            postgres=postgres,
+            jwt=settings.jwt,
+            database_address=server.address,
+            volume=server.volume,
+            stack=settings.stack,
+            network=network,
+            opts=child(database),
+        )
+        Gateway(
+            f"{settings.name}-gateway",
+            settings=settings.gateway,
+            upstream=realtime.tenant,
+            keys={role: api_key(settings.jwt, role) for role in (ApiRole.ANON, ApiRole.SERVICE_ROLE)},
+            stack=settings.stack,
+            network=network,
+            opts=child(realtime_server),
+        )
+        self.outputs = stack_outputs(settings)
+        self.register_outputs(self.outputs)
+
+
+def stack_outputs(settings: Settings) -> dict[str, Any]:
+    """What the stack tells the world; known before anything is made, since it follows from the settings."""
+    host = LOOPBACK if settings.gateway.host == "0.0.0.0" else settings.gateway.host  # noqa: S104 - compared, not bound
+    address = f"{host}:{settings.gateway.port}"
+    return {
+        "url": f"http://{address}",
+        "realtime_url": f"ws://{address}/realtime/v1",
+        "rest_url": f"http://{address}/realtime/v1/api",
+        "tenant": settings.realtime.tenant,
+        "anon_key": api_key(settings.jwt, ApiRole.ANON),
+        "anon_key_expires": settings.jwt.expires_at.isoformat(),
+        "service_role_key": pulumi.Output.secret(api_key(settings.jwt, ApiRole.SERVICE_ROLE)),
+        "database": {
+            "host": LOOPBACK,
+            "port": settings.postgres.host_port,
+            "name": settings.postgres.database,
+            "user": settings.postgres.user,
+        },
+        "database_password": pulumi.Output.secret(settings.postgres.password.get_secret_value()),
+        "tables": [_table_output(table) for table in settings.tables if table.publish],
+    }
+
+
+def _table_output(table: Table) -> dict[str, Any]:
+    return {
+        "table": table.table,
+        "read": [role.value for role in table.readers],
+        "write": [role.value for role in SUBSCRIBING_ROLES if "INSERT" in table.privileges[role]],
+        "events": [event.value for event in table.events],
+    }

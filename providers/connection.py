@@ -1,0 +1,123 @@
+"""The one connection to the stack's Postgres that all providers of a process share."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import DictRow, dict_row
+from pulumi.dynamic import ConfigureRequest, ResourceProvider
+
+from settings import PostgresSettings, load_section
+
+HOST = "127.0.0.1"
+"""Postgres publishes its port on loopback only."""
+
+LOCK_TIMEOUT = "10s"
+"""How long a change waits for a table: a longer wait would queue every query of the application behind it."""
+
+Cursor = psycopg.Cursor[DictRow]
+
+_lock = threading.RLock()
+_conninfo: str | None = None
+_connection: psycopg.Connection[DictRow] | None = None
+
+
+class DatabaseError(Exception):
+    """What Postgres refused, and what to do about it."""
+
+
+class DatabaseProvider(ResourceProvider):
+    """A dynamic provider of objects in the stack's Postgres.
+
+    It takes the connection from the stack's config, so that no connection secret is an input of a resource.
+    """
+
+    def configure(self, req: ConfigureRequest) -> None:
+        connect_to(conninfo(load_section("postgres", PostgresSettings, req.config.get)))
+
+
+def conninfo(postgres: PostgresSettings) -> str:
+    """The libpq connection string of a stack's Postgres. Holds the password: for psycopg only."""
+    return psycopg.conninfo.make_conninfo(
+        host=HOST,
+        port=postgres.host_port,
+        dbname=postgres.database,
+        user=postgres.user,
+        password=postgres.password.get_secret_value(),
+        connect_timeout=10,
+        application_name="supabase-realtime-stack",
+    )
+
+
+def connect_to(conninfo: str) -> None:
+    """Choose the server that ``transaction`` talks to. Connects when first used."""
+    global _conninfo, _connection  # noqa: PLW0603 - the engine makes one process per update; this is its connection
+    with _lock:
+        if conninfo != _conninfo and _connection is not None:
+            _connection.close()
+            _connection = None
+        _conninfo = conninfo
+
+
+def connection_parameters() -> dict[str, Any]:
+    """The libpq parameters of the chosen server, for a library that connects by itself. Holds the password."""
+    if _conninfo is None:
+        raise DatabaseError("no Postgres was configured for this provider: set postgres.password in the stack's config")
+    return dict(psycopg.conninfo.conninfo_to_dict(_conninfo))
+
+
+def close() -> None:
+    """Close the process's connection; the next ``transaction`` opens another."""
+    global _connection  # noqa: PLW0603
+    with _lock:
+        if _connection is not None:
+            _connection.close()
+            _connection = None
+
+
+@contextmanager
+def transaction() -> Iterator[Cursor]:
+    """A cursor in a transaction of its own: committed at the end, rolled back on an exception.
+
+    Raises DatabaseError, with the server's own words and a cure, when Postgres cannot be reached, refuses the
+    login, or a lock is not had within LOCK_TIMEOUT.
+    """
+    with _lock:
+        connection = _open()
+        try:
+            with connection.transaction(), connection.cursor() as cursor:
+                cursor.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(LOCK_TIMEOUT))
+                yield cursor
+        except psycopg.errors.LockNotAvailable as locked:
+            raise DatabaseError(
+                f"{locked.diag.message_primary}: another transaction held the table for {LOCK_TIMEOUT}; "
+                "end it (pg_stat_activity names it) and run `pulumi up` again"
+            ) from locked
+
+
+def _open() -> psycopg.Connection[DictRow]:
+    global _connection  # noqa: PLW0603
+    if _connection is None or _connection.closed:
+        try:
+            _connection = psycopg.connect(**connection_parameters(), autocommit=True, row_factory=dict_row)
+        except psycopg.OperationalError as refused:
+            raise DatabaseError(_explained(str(refused))) from None
+    return _connection
+
+
+def _explained(message: str) -> str:
+    where = connection_parameters()
+    server = f"Postgres on {where.get('host')}:{where.get('port')}"
+    if "password authentication failed" in message:
+        return (
+            f"{server} refuses the password of {where.get('user')}. A data volume keeps the password it was made with: "
+            "set postgres.password back to that, or change both with ALTER ROLE … PASSWORD"
+        )
+    if "refused" in message or "timeout" in message:
+        return f"{server} does not answer: start its container (`docker ps -a` shows it), then run `pulumi up` again"
+    return f"{server}: {message.strip().splitlines()[-1]}"

@@ -1,0 +1,330 @@
+"""Row level security of a table: read from the catalog, changed in one transaction.
+
+The facts (``read_table``) are apart from the operations (``statements``), which are pure. Postgres stores an
+expression in canonical form, so a live policy is compared with what the catalog answered right after the policy
+was made, never with the text of the config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pulumi
+from psycopg import sql
+from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, UpdateResult
+
+from providers.connection import Cursor, DatabaseError, DatabaseProvider, transaction
+
+API_ROLES = ("anon", "authenticated", "service_role")
+PUBLIC = "public"
+REPLICA_IDENTITIES = {"d": "default", "f": "full", "n": "nothing", "i": "index"}
+"""pg_class.relreplident."""
+COMMANDS = {"*": "all", "r": "select", "a": "insert", "w": "update", "d": "delete"}
+"""pg_policy.polcmd."""
+EXPRESSIONS = ("using", "check")
+DECLARED = (
+    "schema",
+    "table",
+    "row_security",
+    "force",
+    "replica_identity",
+    "exclusive",
+    "policies",
+    "privileges",
+    "undeclared_privileges",
+)
+"""The inputs that are compared; ``privileges`` is what may stay, ``undeclared_privileges`` what was found beyond."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveTable:
+    """What the catalog says of a table."""
+
+    row_security: bool
+    force: bool
+    replica_identity: str
+    policies: Sequence[Mapping[str, Any]]
+    privileges: Mapping[str, Sequence[str]]
+    """By grantee, the API roles and PUBLIC: privileges on the table, and on columns as ``SELECT (column)``."""
+    owned_sequences: Sequence[tuple[str, str]]
+
+
+def read_table(cursor: Cursor, schema: str, table: str) -> LiveTable | None:
+    """The facts of a table, None when there is no such table."""
+    cursor.execute(
+        """
+        SELECT c.oid, c.relrowsecurity, c.relforcerowsecurity, c.relreplident
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p')
+        """,
+        [schema, table],
+    )
+    relation = cursor.fetchone()
+    if relation is None:
+        return None
+    oid = relation["oid"]
+    cursor.execute(
+        """
+        SELECT p.polname AS name, p.polcmd AS command, p.polpermissive AS permissive,
+               ARRAY(SELECT CASE r WHEN 0 THEN 'public' ELSE pg_get_userbyid(r) END
+                     FROM unnest(p.polroles) r ORDER BY 1) AS roles,
+               pg_get_expr(p.polqual, p.polrelid) AS using, pg_get_expr(p.polwithcheck, p.polrelid) AS check
+        FROM pg_policy p WHERE p.polrelid = %s ORDER BY p.polname
+        """,
+        [oid],
+    )
+    policies = [{**row, "command": COMMANDS[row["command"]]} for row in cursor]
+    cursor.execute(
+        """
+        SELECT CASE acl.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(acl.grantee) END AS grantee,
+               acl.privilege_type || acl.suffix AS privilege
+        FROM (
+            SELECT (aclexplode(c.relacl)).*, '' AS suffix FROM pg_class c WHERE c.oid = %(oid)s
+            UNION ALL
+            SELECT (aclexplode(a.attacl)).*, ' (' || quote_ident(a.attname) || ')'
+            FROM pg_attribute a WHERE a.attrelid = %(oid)s AND NOT a.attisdropped
+        ) acl
+        ORDER BY 1, 2
+        """,
+        {"oid": oid},
+    )
+    privileges: dict[str, list[str]] = {}
+    for row in cursor:
+        if row["grantee"] in (*API_ROLES, PUBLIC):
+            privileges.setdefault(row["grantee"], []).append(row["privilege"])
+    cursor.execute(
+        """
+        SELECT n.nspname, s.relname
+        FROM pg_depend d JOIN pg_class s ON s.oid = d.objid JOIN pg_namespace n ON n.oid = s.relnamespace
+        WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype = 'a'
+          AND s.relkind = 'S' AND d.refobjid = %s ORDER BY 1, 2
+        """,
+        [oid],
+    )
+    return LiveTable(
+        row_security=relation["relrowsecurity"],
+        force=relation["relforcerowsecurity"],
+        replica_identity=REPLICA_IDENTITIES[relation["relreplident"]],
+        policies=policies,
+        privileges=privileges,
+        owned_sequences=[(row["nspname"], row["relname"]) for row in cursor],
+    )
+
+
+def undeclared_privileges(
+    declared: Mapping[str, Sequence[str]], live: Mapping[str, Sequence[str]]
+) -> dict[str, list[str]]:
+    """What the API roles and PUBLIC hold beyond what is declared, by grantee."""
+    beyond = {grantee: [p for p in held if p not in declared.get(grantee, ())] for grantee, held in live.items()}
+    return {grantee: held for grantee, held in beyond.items() if held}
+
+
+def _role(role: str) -> sql.Composable:
+    return sql.SQL("PUBLIC") if role == PUBLIC else sql.Identifier(role)
+
+
+def _sql(text: str) -> sql.SQL:
+    """SQL of the config: an expression, which is SQL by its nature, or a key word that the settings know."""
+    return sql.SQL(text)
+
+
+def create_policy(schema: str, table: str, policy: Mapping[str, Any]) -> sql.Composed:
+    """CREATE POLICY."""
+    statement = sql.SQL("CREATE POLICY {} ON {} AS {} FOR {} TO {}").format(
+        sql.Identifier(policy["name"]),
+        sql.Identifier(schema, table),
+        sql.SQL("PERMISSIVE" if policy["permissive"] else "RESTRICTIVE"),
+        _sql(policy["command"].upper()),
+        sql.SQL(", ").join(_role(role) for role in policy["roles"]),
+    )
+    if policy.get("using") is not None:
+        statement += sql.SQL(" USING ({})").format(_sql(policy["using"]))
+    if policy.get("check") is not None:
+        statement += sql.SQL(" WITH CHECK ({})").format(_sql(policy["check"]))
+    return statement
+
+
+def drop_policy(schema: str, table: str, name: str) -> sql.Composed:
+    """DROP POLICY."""
+    return sql.SQL("DROP POLICY {} ON {}").format(sql.Identifier(name), sql.Identifier(schema, table))
+
+
+def revoke(schema: str, table: str, grantee: str, privileges: Sequence[str]) -> sql.Composed:
+    """REVOKE of privileges on the table; REVOKE of SELECT takes SELECT on single columns with it."""
+    kinds = sorted({privilege.partition(" ")[0] for privilege in privileges})
+    return sql.SQL("REVOKE {} ON TABLE {} FROM {}").format(
+        sql.SQL(", ").join(_sql(kind) for kind in kinds),
+        sql.Identifier(schema, table),
+        _role(grantee),
+    )
+
+
+def statements(declared: Mapping[str, Any], live: LiveTable) -> Iterator[sql.Composed]:
+    """The statements that bring a live table to what is declared, to be run in one transaction.
+
+    Policies are replaced as a whole: within the transaction nobody sees the table without them.
+    """
+    schema, table = declared["schema"], declared["table"]
+    relation = sql.Identifier(schema, table)
+    names = {policy["name"] for policy in declared["policies"]}
+    for policy in live.policies:
+        if declared["exclusive"] or policy["name"] in names:
+            yield drop_policy(schema, table, policy["name"])
+    for policy in declared["policies"]:
+        yield create_policy(schema, table, policy)
+    if not live.row_security:
+        yield sql.SQL("ALTER TABLE {} ENABLE ROW LEVEL SECURITY").format(relation)
+    if live.force != declared["force"]:
+        yield sql.SQL("ALTER TABLE {} {} ROW LEVEL SECURITY").format(
+            relation, sql.SQL("FORCE" if declared["force"] else "NO FORCE")
+        )
+    if live.replica_identity != declared["replica_identity"]:
+        yield sql.SQL("ALTER TABLE {} REPLICA IDENTITY {}").format(relation, _sql(declared["replica_identity"].upper()))
+    for grantee, beyond in undeclared_privileges(declared["privileges"], live.privileges).items():
+        yield revoke(schema, table, grantee, beyond)
+    inserting = [role for role, held in declared["privileges"].items() if "INSERT" in held]
+    for sequence in live.owned_sequences if inserting else ():
+        yield sql.SQL("GRANT USAGE ON SEQUENCE {} TO {}").format(
+            sql.Identifier(*sequence), sql.SQL(", ").join(_role(role) for role in inserting)
+        )
+
+
+def _present(policy: Mapping[str, Any]) -> dict[str, Any]:
+    """The policy without what it does not say: the engine does not keep a null."""
+    return {key: value for key, value in policy.items() if value is not None}
+
+
+def _canonical(policies: Sequence[Mapping[str, Any]], names: set[str]) -> dict[str, Any]:
+    """The expressions as the catalog stores them, by the policy's name."""
+    return {
+        policy["name"]: _present({key: policy[key] for key in EXPRESSIONS})
+        for policy in policies
+        if policy["name"] in names
+    }
+
+
+def _observed(props: Mapping[str, Any], live: LiveTable) -> dict[str, Any]:
+    """The inputs as the catalog says they are now: the declared text where nothing changed, the live one elsewhere."""
+    policies: list[dict[str, Any]] = []
+    by_name = {policy["name"]: policy for policy in live.policies}
+    declared_names = [policy["name"] for policy in props["policies"]]
+    for declared in props["policies"]:
+        found = by_name.get(declared["name"])
+        if found is None:
+            continue
+        canonical = props["canonical"].get(declared["name"], {})
+        # The catalog keeps roles as a set.
+        roles = declared["roles"] if sorted(declared["roles"]) == sorted(found["roles"]) else found["roles"]
+        expressions = {k: declared.get(k) if found[k] == canonical.get(k) else found[k] for k in EXPRESSIONS}
+        policies.append(_present({**found, "roles": roles, **expressions}))
+    if props["exclusive"]:
+        policies += [_present(policy) for policy in live.policies if policy["name"] not in declared_names]
+    return {
+        "schema": props["schema"],
+        "table": props["table"],
+        "row_security": live.row_security,
+        "force": live.force,
+        "replica_identity": live.replica_identity,
+        "exclusive": props["exclusive"],
+        "policies": policies,
+        "privileges": props["privileges"],
+        "undeclared_privileges": undeclared_privileges(props["privileges"], live.privileges),
+    }
+
+
+def _apply(props: Mapping[str, Any]) -> dict[str, Any]:
+    schema, table = props["schema"], props["table"]
+    with transaction() as cursor:
+        live = read_table(cursor, schema, table)
+        if live is None:
+            raise DatabaseError(
+                f"table {schema}.{table} is declared in `tables` and does not exist; "
+                "create it in a file of `migrations`, or correct its name"
+            )
+        for statement in statements(props, live):
+            cursor.execute(statement)
+        made = read_table(cursor, schema, table)
+        assert made is not None
+    names = {policy["name"] for policy in props["policies"]}
+    return {**{key: props[key] for key in DECLARED}, "canonical": _canonical(made.policies, names)}
+
+
+class TableSecurityProvider(DatabaseProvider):
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        return CreateResult(id_=f"{props['schema']}.{props['table']}", outs=_apply(props))
+
+    def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
+        with transaction() as cursor:
+            live = read_table(cursor, props["schema"], props["table"])
+        if live is None:
+            return ReadResult(id_="", outs={})
+        observed = _observed(props, live)
+        return ReadResult(id_=id_, outs={**observed, "canonical": props["canonical"]}, inputs=observed)
+
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        replaces = [key for key in ("schema", "table") if _olds.get(key) != _news[key]]
+        changed = any(_olds.get(key) != _news[key] for key in DECLARED)
+        return DiffResult(changes=changed, replaces=replaces)
+
+    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+        return UpdateResult(outs=_apply(_news))
+
+    def delete(self, _id: str, _props: dict[str, Any]) -> None:
+        """Drops the declared policies and takes the privileges of the API roles away.
+
+        Row level security stays on, so that a table without a stack is closed, not open.
+        """
+        with transaction() as cursor:
+            live = read_table(cursor, _props["schema"], _props["table"])
+            if live is None:
+                return
+            names = {policy["name"] for policy in _props["policies"]}
+            for policy in live.policies:
+                if policy["name"] in names:
+                    cursor.execute(drop_policy(_props["schema"], _props["table"], policy["name"]))
+            for grantee, held in undeclared_privileges({}, live.privileges).items():
+                cursor.execute(revoke(_props["schema"], _props["table"], grantee, held))
+
+
+class TableSecurity(Resource, module="index", name="TableSecurity"):
+    """Who may see and change the rows of one table, applied in one transaction.
+
+    Row level security on (and forced, if told), the policies, the replica identity, no privilege of an API role
+    beyond the declared ones (default privileges of Supabase give anon all of them, TRUNCATE among them, which row
+    level security does not stop), and USAGE on the sequences of serial columns for the roles that insert.
+    With ``exclusive``, policies that nobody declared are drift and are dropped by the next update.
+    """
+
+    policies: pulumi.Output[list[Mapping[str, Any]]]
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        schema: str,
+        table: str,
+        policies: Sequence[Mapping[str, Any]],
+        privileges: Mapping[str, Sequence[str]],
+        replica_identity: str = "default",
+        force: bool = False,
+        exclusive: bool = True,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        super().__init__(
+            TableSecurityProvider(),
+            name,
+            {
+                "schema": schema,
+                "table": table,
+                "row_security": True,
+                "force": force,
+                "replica_identity": replica_identity,
+                "exclusive": exclusive,
+                "policies": policies,
+                "privileges": privileges,
+                "undeclared_privileges": {},
+            },
+            opts,
+        )
