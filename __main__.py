@@ -1,12 +1,16 @@
 """The program: settings in, a running Realtime out."""
 
 import os
+import signal
 
 import pulumi
 from pulumi.runtime import config
 
 import settings
 from components.stack import RealtimeStack
+
+# When a resource fails, the engine interrupts the program: its diagnostics say why, a traceback would bury them.
+signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 try:
     stack_settings = settings.load(

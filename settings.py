@@ -187,9 +187,11 @@ def _address(host: str) -> str:
 
 
 def _origin(origin: str) -> str:
-    parts = re.fullmatch(r"https?://[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?(?::(?P<port>\d{1,5}))?", origin, re.A | re.I)
+    parts = re.fullmatch(r"https?://[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?(?::(?P<port>\d{1,5}))?", origin, re.ASCII)
     if origin != "*" and (parts is None or not 0 < int(parts["port"] or 1) <= LAST_PORT):
-        raise ValueError(f"{origin!r} is not an origin; write scheme://host[:port] without a path, or * for all")
+        raise ValueError(
+            f"{origin!r} is not an origin; write scheme://host[:port] in lower case without a path, or * for all"
+        )
     return origin
 
 

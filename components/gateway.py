@@ -89,6 +89,8 @@ def gateway_environment(settings: GatewaySettings) -> dict[str, str]:
         "KONG_ADMIN_LISTEN": "off",
         "KONG_PLUGINS": ",".join(PLUGINS),
         "KONG_NGINX_WORKER_PROCESSES": str(settings.workers),
+        # Open websockets would hold a stopping Kong until it is killed.
+        "KONG_NGINX_MAIN_WORKER_SHUTDOWN_TIMEOUT": "3s",
         "KONG_DNS_ORDER": "LAST,A,CNAME",
         # Docker's DNS says 600 s, which would keep the address of a replaced Realtime for as long.
         "KONG_DNS_VALID_TTL": "2",
@@ -97,6 +99,7 @@ def gateway_environment(settings: GatewaySettings) -> dict[str, str]:
         "KONG_NGINX_HTTP_LOG_FORMAT": "keyless '$remote_addr [$time_local] $request_method $uri $status $bytes_sent'",
         "KONG_PROXY_ACCESS_LOG": "/dev/stdout keyless",
         "KONG_PROXY_ERROR_LOG": "/dev/stderr",
+        "KONG_STATUS_ERROR_LOG": "/dev/stderr",
         "KONG_LOG_LEVEL": "warn",
     }
 

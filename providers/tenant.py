@@ -41,6 +41,9 @@ PLAIN = (
 )
 NUMBERS = (*LIMITS, "poll_interval_ms", "poll_max_changes", "poll_max_record_bytes")
 DECLARED = ("external_id", "jwt_secret", *LIMITS, *ENCRYPTED, *PLAIN)
+CONNECTS_WITH_CLIENT = "replication_connected"
+"""A health answer with this key comes from a version whose health call migrates the tenant and leaves connecting
+to its first client (lib/realtime/tenants.ex, health_check, v2.129.8); before, it connects, and the next one says so."""
 READY_TIMEOUT = 90.0
 """Seconds for the tenant to become healthy: its first health call runs some sixty migrations."""
 POLL = 0.25
@@ -126,7 +129,7 @@ def check_logical_decoding() -> None:
         ) from unready
     except psycopg.errors.ConfigurationLimitExceeded as full:
         raise DatabaseError(
-            f"{full.diag.message_primary}: raise max_replication_slots, or drop one that pg_replication_slots shows idle"
+            f"{full.diag.message_primary}: raise max_replication_slots, or drop an idle one of pg_replication_slots"
         ) from full
     except psycopg.Error as unusable:
         raise DatabaseError(
@@ -205,7 +208,7 @@ def _put(props: Mapping[str, Any]) -> dict[str, Any]:
                     health = api.get(f"/{external_id}/health")
                     data = health.json().get("data", {}) if health.is_success else {}
                     last = f"health answered {health.status_code} {data}"
-                    if data.get("healthy") and data.get("db_connected"):
+                    if data.get("healthy") and (data.get("db_connected") or CONNECTS_WITH_CLIENT in data):
                         return declared
             except httpx.TransportError as unanswered:
                 last = f"{type(unanswered).__name__}"
