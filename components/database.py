@@ -87,7 +87,9 @@ class RealtimeDatabase(pulumi.ComponentResource):
         ]
         published = [table for table in tables if table.publish]
         names = sorted(table.table for table in published)
-        handover = PublicationHandover("handover", publication=PUBLICATION, tables=names, opts=after(own, *ready))
+        handover = PublicationHandover(
+            "handover", publication=PUBLICATION, tables=names, opts=after(own, *secured, *grants)
+        )
         self.publication = postgresql.Publication(
             "publication",
             name=PUBLICATION,
@@ -95,7 +97,7 @@ class RealtimeDatabase(pulumi.ComponentResource):
             owner=settings.user,
             tables=names,
             publish_params=list(published[0].events) if published else None,
-            opts=after(bridged, handover, *secured, *grants),
+            opts=after(bridged, handover),
         )
         self.register_outputs({"publication": self.publication.name})
 
@@ -119,16 +121,18 @@ class RealtimeDatabase(pulumi.ComponentResource):
     ) -> Iterator[postgresql.Grant]:
         schemas = sorted({"realtime", *(table.schema_name for table in tables)})
         wanted = [(schema, role.value, ["USAGE"]) for schema in schemas for role in ApiRole]
+        last: dict[str, postgresql.Grant] = {}
         for schema, role, privileges in [*wanted, ("_realtime", settings.user, ["CREATE", "USAGE"])]:
-            yield postgresql.Grant(
+            last[schema] = postgresql.Grant(
                 f"{role}-usage-{schema}",
                 database=settings.database,
                 role=role,
                 schema=schema,
                 object_type="schema",
                 privileges=privileges,
-                opts=opts,
+                opts=_after_grant(opts, last.get(schema)),
             )
+            yield last[schema]
 
     @staticmethod
     def _table_grants(
@@ -139,8 +143,9 @@ class RealtimeDatabase(pulumi.ComponentResource):
             for role, privileges in table.privileges.items():
                 if privileges:
                     sets[table.schema_name, role, privileges].append(table.name)
+        last: dict[str, postgresql.Grant] = {}
         for (schema, role, privileges), names in sorted(sets.items()):
-            yield postgresql.Grant(
+            last[schema] = postgresql.Grant(
                 f"{role.value}-{'-'.join(privileges).lower()}-{schema}",
                 database=settings.database,
                 role=role.value,
@@ -150,5 +155,16 @@ class RealtimeDatabase(pulumi.ComponentResource):
                 privileges=list(privileges),
                 # Another list of tables replaces the grant, and deleting the old one would revoke what the new
                 # one has just granted. What must not stay, TableSecurity revokes.
-                opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(retain_on_delete=True)),
+                opts=_after_grant(
+                    pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(retain_on_delete=True)),
+                    last.get(schema),
+                ),
             )
+            yield last[schema]
+
+
+def _after_grant(opts: pulumi.ResourceOptions, grant: postgresql.Grant | None) -> pulumi.ResourceOptions:
+    """One after another on the same object: of two at once Postgres refuses one (`tuple concurrently updated`)."""
+    if grant is None:
+        return opts
+    return pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[grant]))

@@ -15,7 +15,7 @@ from settings import JwtSettings, PostgresSettings, RealtimeSettings
 
 PORT = 4000
 SLOT = "supabase_realtime_replication_slot"
-ANSWERS = "for answer in 1 2 3; do curl -fsS -o /dev/null http://127.0.0.1:4000/healthcheck || exit 1; done"
+ANSWERS = ("curl", "-fsS", "--fail-early", *("-o", "/dev/null", f"http://127.0.0.1:{PORT}/healthcheck") * 3)
 """Several answers in a row: newer versions answer, restart, and answer again while they start."""
 
 
@@ -93,7 +93,7 @@ class RealtimeServer(pulumi.ComponentResource):
             ],
             read_only=True,
             tmpfs={"/tmp": "rw,mode=1777,size=64m"},  # noqa: S108 - inside the container
-            healthcheck=health_check("sh", "-c", ANSWERS),
+            healthcheck=health_check(*ANSWERS),
             wait_timeout=120,
             stop_timeout=10,
             destroy_grace_seconds=10,

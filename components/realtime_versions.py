@@ -15,6 +15,7 @@ class Version(NamedTuple):
 
 
 ENVIRONMENT_SINCE: tuple[tuple[Version, str, str], ...] = (
+    (Version(2, 33, 69), "LOG_LEVEL", "info"),
     (Version(2, 41, 7), "DB_SSL", "false"),
     (Version(2, 71, 5), "DISABLE_HEALTHCHECK_LOGGING", "true"),
     (Version(2, 83, 1), "REALTIME_IP_VERSION", "ipv4"),

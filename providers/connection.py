@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
+from psycopg.pq import TransactionStatus
 from psycopg.rows import DictRow, dict_row
 from pulumi.dynamic import ConfigureRequest, ResourceProvider
 
@@ -38,6 +40,8 @@ class DatabaseProvider(ResourceProvider):
     """
 
     def configure(self, req: ConfigureRequest) -> None:
+        # The engine waits for this process to end, which looks for garbage once more: not in what was imported.
+        gc.freeze()
         connect_to(conninfo(load_section("postgres", PostgresSettings, req.config.get)))
 
 
@@ -85,7 +89,7 @@ def transaction() -> Iterator[Cursor]:
     """A cursor in a transaction of its own: committed at the end, rolled back on an exception.
 
     Raises DatabaseError, with the server's own words and a cure, when Postgres cannot be reached, refuses the
-    login, or a lock is not had within LOCK_TIMEOUT.
+    login, goes away in the middle, or a lock is not had within LOCK_TIMEOUT.
     """
     with _lock:
         connection = _open()
@@ -98,11 +102,18 @@ def transaction() -> Iterator[Cursor]:
                 f"{locked.diag.message_primary}: another transaction held the table for {LOCK_TIMEOUT}; "
                 "end it (pg_stat_activity names it) and run `pulumi up` again"
             ) from locked
+        except psycopg.OperationalError as lost:
+            if not connection.broken:
+                raise
+            raise DatabaseError(
+                f"{_server()} ended the connection in the middle of a change: {str(lost).strip().splitlines()[0]}; "
+                "run `pulumi up` again"
+            ) from None
 
 
 def _open() -> psycopg.Connection[DictRow]:
     global _connection  # noqa: PLW0603
-    if _connection is None or _connection.closed:
+    if _connection is None or not _alive(_connection):
         try:
             _connection = psycopg.connect(**connection_parameters(), autocommit=True, row_factory=dict_row)
         except psycopg.OperationalError as refused:
@@ -110,13 +121,30 @@ def _open() -> psycopg.Connection[DictRow]:
     return _connection
 
 
-def _explained(message: str) -> str:
+def _alive(connection: psycopg.Connection[DictRow]) -> bool:
+    """False when the server ended the connection, as when a refresh was followed by another container."""
+    if connection.info.transaction_status is not TransactionStatus.IDLE:
+        return not connection.closed
+    try:
+        connection.execute("SELECT")
+    except psycopg.OperationalError:
+        connection.close()
+        return False
+    return True
+
+
+def _server() -> str:
     where = connection_parameters()
-    server = f"Postgres on {where.get('host')}:{where.get('port')}"
+    return f"Postgres on {where.get('host')}:{where.get('port')}"
+
+
+def _explained(message: str) -> str:
+    server = _server()
     if "password authentication failed" in message:
         return (
-            f"{server} refuses the password of {where.get('user')}. A data volume keeps the password it was made with: "
-            "set postgres.password back to that, or change both with ALTER ROLE … PASSWORD"
+            f"{server} refuses the password of {connection_parameters()['user']}. "
+            "A data volume keeps the password it was made with: set postgres.password back to that, "
+            "or change both with ALTER ROLE … PASSWORD"
         )
     if "refused" in message or "timeout" in message:
         return f"{server} does not answer: start its container (`docker ps -a` shows it), then run `pulumi up` again"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pulumi
@@ -13,19 +13,44 @@ from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, DiffResult, 
 
 from providers.connection import DatabaseError, DatabaseProvider, connection_parameters, transaction
 
+if TYPE_CHECKING:
+    from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
+    from yoyo.migrations import Migration
+
 MIGRATION_TABLE = "_yoyo_migration"
 BOOKKEEPING = (MIGRATION_TABLE, "_yoyo_log", "_yoyo_version", "yoyo_lock")
 """yoyo's own tables. They are in schema public, where Supabase's default privileges would open them to anon."""
 
+OTHER_RUN_TIMEOUT = "60s"
+
 
 def checksums(folder: Path) -> dict[str, str]:
-    """SHA-256 of every .sql file of a folder, by the file's name without its ending. Raises DatabaseError if none."""
+    """SHA-256 of every .sql file of a folder, by the file's name without its ending.
+
+    Raises DatabaseError if there are none, and for files that yoyo would not run once: those that it would run as
+    programs, after every update or to undo another, and those that it would take for one another, since the
+    checksum is the key under which it records a file.
+    """
     if not folder.is_dir():
         raise DatabaseError(f"`migrations` names {folder}, which is not a folder; create it, or remove the setting")
     files = {p.stem: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.glob("*.sql"))}
     if not files:
         raise DatabaseError(f"`migrations` names {folder}, which holds no .sql file; add one, or remove the setting")
+    if special := sorted(p.name for p in folder.iterdir() if p.is_file() and _is_special(p.name)):
+        raise DatabaseError(
+            f"`migrations` names {folder}, which holds {', '.join(special)}; keep only .sql files that run once there"
+        )
+    first: dict[str, str] = {}
+    for name, checksum in files.items():
+        if (other := first.setdefault(checksum, name)) != name:
+            raise DatabaseError(
+                f"{other}.sql and {name}.sql in {folder} are the same; remove one, or change a comment in it"
+            )
     return files
+
+
+def _is_special(name: str) -> bool:
+    return name.endswith((".py", ".rollback.sql")) or name.startswith("post-apply")
 
 
 def applied_migrations() -> dict[str, str]:
@@ -76,25 +101,63 @@ def _migrate(folder: str, files: dict[str, str]) -> dict[str, Any]:
         MIGRATION_TABLE,
     )
     try:
+        _exclude_others(backend.connection)
         backend.init_database()
+        # yoyo's lock is a row that outlives a killed process; the advisory lock says that nobody needs it.
+        backend.break_lock()
         backend.ensure_internal_schema_updated()
         _close_bookkeeping()
-        with backend.lock():
-            migrations = read_migrations(folder)
-            for migration in migrations:
-                # yoyo's own hash is of the name alone; with the content's, the database knows what it ran.
-                migration.hash = files[migration.id]
-            for migration in backend.to_apply(migrations):
-                try:
-                    backend.apply_one(migration)
-                except psycopg.Error as error:
-                    raise DatabaseError(
-                        f"migration {migration.id}.sql failed and was rolled back: {str(error).strip()}; "
-                        "correct the file and run `pulumi up` again"
-                    ) from error
+        migrations = read_migrations(folder)
+        for migration in migrations:
+            # yoyo's own hash is of the name alone; with the content's, the database knows what it ran.
+            migration.hash = files[migration.id]
+        for migration in backend.to_apply(migrations):
+            try:
+                with backend.copy() as own:
+                    _apply(own, migration)
+            except psycopg.Error as error:
+                left = " and was rolled back" if migration.use_transactions else ", and what it did before stays"
+                raise DatabaseError(
+                    f"migration {migration.id}.sql failed{left}: {str(error).strip()}; "
+                    "correct the file and run `pulumi up` again"
+                ) from error
     finally:
         backend.connection.close()
     return {"folder": folder, "files": files}
+
+
+def _exclude_others(connection: psycopg.Connection[Any]) -> None:
+    """Wait for the run that an interrupted update may have left at work. The lock ends with the connection."""
+    try:
+        connection.execute(sql.SQL("SET lock_timeout = {}").format(OTHER_RUN_TIMEOUT))
+        connection.execute("SELECT pg_advisory_lock(hashtext(%s))", [MIGRATION_TABLE])
+        connection.execute("RESET lock_timeout")
+    except psycopg.errors.LockNotAvailable:
+        raise DatabaseError(
+            f"another run has been applying migrations for {OTHER_RUN_TIMEOUT} and more; pg_stat_activity shows it: "
+            "wait for it, or end it with pg_terminate_backend(pid), and run `pulumi up` again"
+        ) from None
+
+
+def _apply(backend: PostgresqlPsycopgBackend, migration: Migration) -> None:
+    """Run a migration and record it, both or neither.
+
+    yoyo's own apply_one records in a second transaction, so that a process killed between the two would run the
+    migration twice; it also splits the file into statements, which only Postgres does right, and prints what a SELECT
+    answers. A file with ``-- transactional: false`` has no transaction that could hold both, and must be split, since
+    Postgres runs several statements in one.
+    """
+    migration.load()
+    if not migration.use_transactions:
+        backend.apply_one(migration)
+        return
+    with backend.transaction():
+        backend.connection.execute(Path(migration.path).read_bytes())
+        # What the file set for itself: dumps empty search_path.
+        backend.execute("RESET ROLE")
+        backend.execute("RESET search_path")
+        backend.log_migration(migration, "apply")
+        backend.mark_one(migration, log=False)
 
 
 def _close_bookkeeping() -> None:

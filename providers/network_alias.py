@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import docker
 import pulumi
-from docker.errors import NotFound
 from pulumi.dynamic import (
     ConfigureRequest,
     CreateResult,
@@ -17,12 +15,17 @@ from pulumi.dynamic import (
     UpdateResult,
 )
 
+if TYPE_CHECKING:
+    import docker
+
 INPUTS = ("container", "network", "alias")
 
 _host: str | None = None
 
 
 def _client() -> docker.DockerClient:
+    import docker  # noqa: PLC0415 - only the process that talks to the engine pays for the import
+
     return docker.DockerClient(base_url=_host) if _host else docker.from_env()
 
 
@@ -55,6 +58,8 @@ class NetworkAliasProvider(ResourceProvider):
         return CreateResult(id_=props["alias"], outs=_ensure(props))
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
+        from docker.errors import NotFound  # noqa: PLC0415
+
         client = _client()
         try:
             endpoint = _attachments(client, props["container"]).get(props["network"])

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg
 import pulumi
 from psycopg import sql
 from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, UpdateResult
@@ -126,7 +127,7 @@ def _role(role: str) -> sql.Composable:
 
 
 def _sql(text: str) -> sql.SQL:
-    """SQL of the config: an expression, which is SQL by its nature, or a key word that the settings know."""
+    """SQL of the config or the catalog: an expression, a key word that the settings know, a privilege of read_table."""
     return sql.SQL(text)
 
 
@@ -152,10 +153,9 @@ def drop_policy(schema: str, table: str, name: str) -> sql.Composed:
 
 
 def revoke(schema: str, table: str, grantee: str, privileges: Sequence[str]) -> sql.Composed:
-    """REVOKE of privileges on the table; REVOKE of SELECT takes SELECT on single columns with it."""
-    kinds = sorted({privilege.partition(" ")[0] for privilege in privileges})
+    """REVOKE of privileges on the table, or on columns: that of SELECT (column) leaves SELECT on the table alone."""
     return sql.SQL("REVOKE {} ON TABLE {} FROM {}").format(
-        sql.SQL(", ").join(_sql(kind) for kind in kinds),
+        sql.SQL(", ").join(_sql(privilege) for privilege in privileges),
         sql.Identifier(schema, table),
         _role(grantee),
     )
@@ -206,15 +206,18 @@ def _canonical(policies: Sequence[Mapping[str, Any]], names: set[str]) -> dict[s
 
 
 def _observed(props: Mapping[str, Any], live: LiveTable) -> dict[str, Any]:
-    """The inputs as the catalog says they are now: the declared text where nothing changed, the live one elsewhere."""
+    """The inputs as the catalog says they are now: the declared text where nothing changed, the live one elsewhere.
+
+    Starts from what the last change wrote, since ``policies`` itself may hold what an earlier refresh saw.
+    """
     policies: list[dict[str, Any]] = []
     by_name = {policy["name"]: policy for policy in live.policies}
-    declared_names = [policy["name"] for policy in props["policies"]]
-    for declared in props["policies"]:
+    declared_names = [policy["name"] for policy in props["written"]]
+    for declared in props["written"]:
         found = by_name.get(declared["name"])
         if found is None:
             continue
-        canonical = props["canonical"].get(declared["name"], {})
+        canonical = props["canonical"][declared["name"]]
         # The catalog keeps roles as a set.
         roles = declared["roles"] if sorted(declared["roles"]) == sorted(found["roles"]) else found["roles"]
         expressions = {k: declared.get(k) if found[k] == canonical.get(k) else found[k] for k in EXPRESSIONS}
@@ -244,11 +247,18 @@ def _apply(props: Mapping[str, Any]) -> dict[str, Any]:
                 "create it in a file of `migrations`, or correct its name"
             )
         for statement in statements(props, live):
-            cursor.execute(statement)
+            try:
+                cursor.execute(statement)
+            except (psycopg.ProgrammingError, psycopg.DataError, psycopg.NotSupportedError) as refused:
+                raise DatabaseError(
+                    f"table {schema}.{table}: {refused.diag.message_primary}, says Postgres to "
+                    f"`{statement.as_string(cursor)}`; correct it in `tables`. Nothing of the table was changed"
+                ) from None
         made = read_table(cursor, schema, table)
         assert made is not None
     names = {policy["name"] for policy in props["policies"]}
-    return {**{key: props[key] for key in DECLARED}, "canonical": _canonical(made.policies, names)}
+    declared = {key: props[key] for key in DECLARED}
+    return {**declared, "written": props["policies"], "canonical": _canonical(made.policies, names)}
 
 
 class TableSecurityProvider(DatabaseProvider):
@@ -261,7 +271,8 @@ class TableSecurityProvider(DatabaseProvider):
         if live is None:
             return ReadResult(id_="", outs={})
         observed = _observed(props, live)
-        return ReadResult(id_=id_, outs={**observed, "canonical": props["canonical"]}, inputs=observed)
+        kept = {key: props[key] for key in ("written", "canonical")}
+        return ReadResult(id_=id_, outs={**observed, **kept}, inputs=observed)
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
         replaces = [key for key in ("schema", "table") if _olds.get(key) != _news[key]]

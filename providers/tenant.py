@@ -15,7 +15,6 @@ from pulumi.dynamic import ConfigureRequest, CreateResult, DiffResult, ReadResul
 
 from providers.connection import Cursor, DatabaseError, DatabaseProvider, transaction
 from settings import RealtimeSettings, load_section
-from tokens import bearer_token
 
 if TYPE_CHECKING:
     import httpx
@@ -41,6 +40,8 @@ PLAIN = (
 )
 NUMBERS = (*LIMITS, "poll_interval_ms", "poll_max_changes", "poll_max_record_bytes")
 DECLARED = ("external_id", "jwt_secret", *LIMITS, *ENCRYPTED, *PLAIN)
+SECRETS = ("jwt_secret", "db_password")
+"""Shown as ``[secret]`` whatever their value, so that ``changed_secrets`` says which of them somebody changed."""
 CONNECTS_WITH_CLIENT = "replication_connected"
 """A health answer with this key comes from a version whose health call migrates the tenant and leaves connecting
 to its first client (lib/realtime/tenants.ex, health_check, v2.129.8); before, it connects, and the next one says so."""
@@ -75,10 +76,10 @@ def decrypt(value: str, key: str) -> str:
     return (unpadder.update(padded) + unpadder.finalize()).decode()
 
 
-def _decrypted(value: str, key: str) -> str:
+def _decrypted(value: Any, key: str) -> str:
     try:
         return decrypt(value, key)
-    except ValueError:
+    except (TypeError, ValueError):
         return "(not encrypted with realtime.db_enc_key)"
 
 
@@ -159,7 +160,9 @@ def _whole_numbers(props: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _management_api() -> Iterator[httpx.Client]:
-    import httpx  # noqa: PLC0415 - only the process that talks to Realtime pays for the import
+    import httpx  # noqa: PLC0415 - only the process that talks to Realtime pays for the imports
+
+    from tokens import bearer_token  # noqa: PLC0415
 
     realtime = _configured()
     with httpx.Client(
@@ -219,6 +222,10 @@ def _put(props: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
+def _applied(props: Mapping[str, Any]) -> dict[str, Any]:
+    return {**_put(props), "changed_secrets": [], "server": props["server"]}
+
+
 class RealtimeTenantProvider(DatabaseProvider):
     def configure(self, req: ConfigureRequest) -> None:
         global _realtime  # noqa: PLW0603 - the stack's config, the same for every resource of the process
@@ -226,22 +233,27 @@ class RealtimeTenantProvider(DatabaseProvider):
         _realtime = load_section("realtime", RealtimeSettings, req.config.get)
 
     def create(self, props: dict[str, Any]) -> CreateResult:
-        return CreateResult(id_=props["external_id"], outs={**_put(props), "server": props["server"]})
+        return CreateResult(id_=props["external_id"], outs=_applied(props))
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
         live = _live(props["external_id"])
         if live is None:
             return ReadResult(id_="", outs={})
-        outs = {**live, "server": props["server"]}
+        outs = {
+            **live,
+            **{key: props[key] for key in SECRETS},
+            "changed_secrets": [key for key in SECRETS if live.get(key) != props[key]],
+            "server": props["server"],
+        }
         return ReadResult(id_=id_, outs=outs, inputs=outs)
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
         replaces = ["external_id"] if _olds.get("external_id") != _news["external_id"] else []
         changed = any(_olds.get(key) != _news[key] for key in (*DECLARED, "server"))
-        return DiffResult(changes=changed, replaces=replaces)
+        return DiffResult(changes=changed or bool(_olds.get("changed_secrets")), replaces=replaces)
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        return UpdateResult(outs={**_put(_news), "server": _news["server"]})
+        return UpdateResult(outs=_applied(_news))
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
         """Deletes the tenant's row, which takes its extension along, and reloads so that its slot ends.
@@ -302,6 +314,7 @@ class RealtimeTenant(Resource, module="index", name="RealtimeTenant"):
                 "publication": publication,
                 "slot_name": slot_name,
                 "ssl_enforced": False,
+                "changed_secrets": [],
                 "server": server,
             },
             pulumi.ResourceOptions.merge(
