@@ -1,0 +1,51 @@
+# Sets up what the commands need, and nothing else: each of them also works by hand.
+STACK ?= dev
+PYTHON ?= python3
+STARTED := $(shell date +%s)
+
+venv := .venv
+python := $(venv)/bin/python
+ready := $(venv)/.requirements
+
+.DEFAULT_GOAL := help
+.PHONY: help up preview drift plan probe secrets destroy test lint bench
+
+help:
+	@echo 'make up        make or update the stack, and prove that an insert reaches a subscriber'
+	@echo 'make preview   show what an update would change'
+	@echo 'make drift     fail, with what differs, unless the world is as declared'
+	@echo 'make plan      print what the program declares; needs no Docker, no CLI and no network'
+	@echo 'make probe     prove again that an insert reaches a subscriber'
+	@echo 'make secrets   generate the secrets that a stack lacks'
+	@echo 'make destroy   remove the stack'
+	@echo 'make test, make lint, make bench'
+	@echo 'STACK=name picks the stack; it is $(STACK)'
+
+up: $(ready)
+	@$(python) -m deploy up --stack $(STACK) --started $(STARTED)
+
+preview drift probe secrets destroy: $(ready)
+	@$(python) -m deploy $@ --stack $(STACK)
+
+plan: $(ready)
+	@$(python) -m plan --stack $(STACK)
+
+test: $(ready)
+	@$(python) -m pytest
+
+lint: $(ready)
+	@$(venv)/bin/ruff check .
+	@$(venv)/bin/ruff format --check .
+	@$(venv)/bin/mypy
+
+bench: $(ready)
+	@$(python) -m bench
+
+$(ready): requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'Python 3.11 or newer is needed: install it, or name it with PYTHON=/path/to/python3' >&2; exit 1; }
+	@test -x $(python) || $(PYTHON) -m venv $(venv) || \
+	  { echo 'no virtual environment can be made: install the package python3-venv' >&2; exit 1; }
+	@$(python) -m pip install --quiet --disable-pip-version-check -r requirements.txt || \
+	  { echo 'requirements.txt cannot be installed: pip said why above' >&2; exit 1; }
+	@touch $@

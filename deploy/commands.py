@@ -1,0 +1,194 @@
+"""The commands of ``python -m deploy``: each prepares, runs the engine, and returns its exit code."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import docker
+
+import settings
+from deploy import backend, docker_objects, generated, preflight, pulumi_cli, recovery
+from deploy.engine import Engine, run_attached
+from deploy.errors import DeployError
+
+PROJECT = Path(__file__).resolve().parent.parent
+REFRESHED = ("--refresh", "--run-program")
+"""Ask the world, not the state; and run the program first, since only it configures the dynamic providers."""
+
+DRIFTED = 7
+"""The engine's exit code for changes where none were expected."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The engine for a stack, and what it was found to need."""
+
+    engine: Engine
+    locks: Path | None
+    added: dict[str, str]
+    """What this process put into the engine's environment, which a user's own shell has not got."""
+
+
+def prepare(stack: str) -> Prepared:
+    """The CLI, the backend and the passphrase for a stack. Raises DeployError when one is not to be had."""
+    chosen = backend.choose(PROJECT, stack, os.environ)
+    command = pulumi_cli.find_or_install(PROJECT)
+    added = dict(chosen.environ)
+    path = pulumi_cli.path_with(command, os.environ)
+    if path != os.environ.get("PATH", os.defpath):
+        added["PATH"] = path
+    engine = Engine(command=command.command, project=PROJECT, stack=stack, environ={**os.environ, **added})
+    return Prepared(engine=engine, locks=chosen.lock_directory(PROJECT, stack), added=added)
+
+
+def load_settings(engine: Engine) -> settings.Settings:
+    """The stack's settings as the program will see them. Raises SettingsError."""
+    return settings.load(engine.config(), stack=engine.stack, environ=os.environ)
+
+
+def up(stack: str, started: float | None) -> int:
+    """Make or update the stack, prove that an insert reaches a subscriber, and say how to connect."""
+    begun = time.time() if started is None else started
+    client = docker_objects.connect(os.environ)
+    prepared = prepare(stack)
+    engine = prepared.engine
+    engine.select(create=True)
+    wanted = load_settings(engine)
+    preflight.fetch_images(client, preflight.images(wanted))
+    check_ports(client, wanted)
+    interrupted = recover(prepared, client)
+    code = engine.run("up", "--yes", "--skip-preview", *REFRESHED)
+    if code and interrupted and recovery.clear(client, recovery.find_leftovers(client, stack, engine.export())):
+        # The providers of a killed engine live on for a while, and one of them finished what it had been asked for.
+        code = engine.run("up", "--yes", "--skip-preview", *REFRESHED)
+    if code:
+        return code
+    if code := run_doctor(engine, "probe"):
+        return code
+    print_endpoints(prepared, seconds=time.time() - begun)
+    return 0
+
+
+def check_ports(client: docker.DockerClient, wanted: settings.Settings) -> None:
+    """Raises DeployError naming every port that somebody else holds."""
+    faults = preflight.port_faults(
+        wanted.stack,
+        preflight.wanted_ports(wanted),
+        docker_objects.containers(client),
+        local=preflight.engine_is_local(client),
+    )
+    if faults:
+        raise DeployError(*faults)
+
+
+def recover(prepared: Prepared, client: docker.DockerClient) -> bool:
+    """Clear what an interrupted update left behind, in the state and outside it; whether there was one."""
+    engine = prepared.engine
+    recovery.release_lock(engine, prepared.locks)
+    exported = engine.export()
+    recovery.clear(client, recovery.find_leftovers(client, engine.stack, exported))
+    recovery.clear_never_started(client, exported)
+    fault = recovery.postgres_fault(client, engine.stack, exported)
+    if fault is not None and recovery.GONE not in fault:
+        raise DeployError(f"{fault}; then run `make up` again")
+    return recovery.settle_pending(engine, exported)
+
+
+def preview(stack: str) -> int:
+    """Show what an update would change."""
+    engine = prepare(stack).engine
+    engine.select(create=True)
+    load_settings(engine)
+    return engine.run("preview", "--diff")
+
+
+def drift(stack: str) -> int:
+    """0 when the world is as declared; DRIFTED when it is not, with what differs.
+
+    Without its Postgres the engine cannot look at anything in it and ends with an error: that drift is said here.
+    """
+    client = docker_objects.connect(os.environ)
+    engine = prepare(stack).engine
+    engine.select(create=False)
+    load_settings(engine)
+    if fault := recovery.postgres_fault(client, stack, engine.export()):
+        print(fault, file=sys.stderr)
+        return DRIFTED
+    return engine.run("preview", *REFRESHED, "--expect-no-changes", "--diff")
+
+
+def probe(stack: str) -> int:
+    """Prove that an insert reaches a subscriber, as a browser would see it."""
+    engine = prepare(stack).engine
+    engine.select(create=False)
+    return run_doctor(engine, "probe")
+
+
+def run_doctor(engine: Engine, command: str) -> int:
+    """Run a command of the doctor with the engine's environment; its exit code."""
+    return run_attached(
+        [sys.executable, "-m", "doctor", command, "--stack", engine.stack], cwd=engine.project, environ=engine.environ
+    )
+
+
+def make_secrets(stack: str) -> int:
+    """Generate the secrets that the stack lacks; one that is set is never touched."""
+    engine = prepare(stack).engine
+    engine.select(create=True)
+    present = engine.config()
+    missing = [key for key in settings.secret_keys() if f"{settings.NAMESPACE}:{key}" not in present]
+    for key in missing:
+        engine.ask("config", "set", "--secret", key, stdin=generated.generate(key))
+        print(f"{key}: generated")
+    if not missing:
+        print(f"stack {stack} has all its secrets; nothing was changed")
+    return 0
+
+
+def destroy(stack: str) -> int:
+    """Remove the stack; its data volumes too, unless postgres.protect."""
+    client = docker_objects.connect(os.environ)
+    prepared = prepare(stack)
+    engine = prepared.engine
+    engine.select(create=False)
+    recovery.release_lock(engine, prepared.locks)
+    exported = engine.export()
+    recovery.clear(client, recovery.find_leftovers(client, stack, exported))
+    recovery.settle_pending(engine, exported)
+    protected = str(engine.config().get(f"{settings.NAMESPACE}:postgres.protect")).lower() == "true"
+    if code := engine.run("destroy", "--yes", "--skip-preview"):
+        return code
+    recovery.clear(client, recovery.find_leftovers(client, stack, engine.export()))
+    recovery.clear_volumes(client, stack, protected=protected)
+    return 0
+
+
+def environment(stack: str) -> int:
+    """Print the variables with which ``pulumi`` by hand sees the same stack, for ``eval``."""
+    for line in exports(prepare(stack).added):
+        print(line)
+    return 0
+
+
+def exports(added: dict[str, str]) -> list[str]:
+    """Shell commands that set variables."""
+    return [f"export {variable}={shlex.quote(value)}" for variable, value in sorted(added.items())]
+
+
+def print_endpoints(prepared: Prepared, *, seconds: float) -> None:
+    """What a client needs, and how long it took to get there."""
+    outputs = prepared.engine.outputs()
+    by_hand = {k: v for k, v in prepared.added.items() if k != "PULUMI_SKIP_UPDATE_CHECK"}
+    stack = prepared.engine.stack
+    anon_key = f"pulumi stack output anon_key --stack {stack}"
+    if by_hand:
+        anon_key = f'eval "$(.venv/bin/python -m deploy env --stack {stack})"; {anon_key}'
+    print(f"supabase-js   createClient('{outputs['url']}', anon_key)")
+    print(f"websocket     {outputs['realtime_url']}")
+    print(f"anon key      {anon_key}")
+    print(f"took          {seconds:.0f} s")

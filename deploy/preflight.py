@@ -1,0 +1,123 @@
+"""What must be there before anything is touched: the images, and free ports."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import docker
+from docker.errors import APIError, ImageNotFound
+
+from deploy.docker_objects import Container, Published, container_names, is_labelled
+from deploy.errors import DeployError
+from settings import IMAGE_VARIABLES, Settings
+
+ANY = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared, not bound
+
+
+@dataclass(frozen=True)
+class WantedPort:
+    """A port that the stack will publish, and the config keys that choose it."""
+
+    key: str
+    host: str
+    port: int
+
+
+def images(settings: Settings) -> dict[str, str]:
+    """The stack's images by the config key that names them, overrides of the environment included."""
+    return {
+        "postgres.image": settings.postgres.image,
+        "realtime.image": settings.realtime.image,
+        "gateway.image": settings.gateway.image,
+    }
+
+
+def wanted_ports(settings: Settings) -> list[WantedPort]:
+    """The ports of this machine that the stack publishes."""
+    return [
+        WantedPort("postgres.host_port", "127.0.0.1", settings.postgres.host_port),
+        WantedPort("realtime.host_port", "127.0.0.1", settings.realtime.host_port),
+        WantedPort("gateway.port", settings.gateway.host, settings.gateway.port),
+    ]
+
+
+def fetch_images(client: docker.DockerClient, wanted: Mapping[str, str]) -> None:
+    """Pull the images that this engine has not got. Raises DeployError naming each that cannot be pulled."""
+    variables = {key: variable for variable, key in IMAGE_VARIABLES.items()}
+    faults = []
+    for key, image in wanted.items():
+        try:
+            client.images.get(image)
+        except ImageNotFound:
+            print(f"pulling {image}", file=sys.stderr, flush=True)
+            try:
+                client.images.pull(image)
+            except APIError as refused:
+                faults.append(
+                    f"{key}: image {image} is not on this engine and cannot be pulled ({one_line(refused)}); check its "
+                    f"name and the network, or name another with {variables[key]}=… or `pulumi config set {key} …`"
+                )
+    if faults:
+        raise DeployError(*faults)
+
+
+def one_line(refused: APIError) -> str:
+    """The engine's own explanation, on one line."""
+    return " ".join(str(refused.explanation or refused).split())
+
+
+def port_faults(
+    stack: str, wanted: Iterable[WantedPort], all_containers: Iterable[Container], *, local: bool
+) -> list[str]:
+    """One line for each wanted port that somebody else holds.
+
+    What a container of the stack holds counts as free: it goes or stays with the stack. ``local`` says that the
+    engine is on this machine, so that its ports can be tried.
+    """
+    faults = []
+    running = [c for c in all_containers if c.published]
+    for want in wanted:
+        holders = [c for c in running if any(conflicts(want, held) for held in c.published)]
+        other = [c for c in holders if not (c.name in container_names(stack) or is_labelled(c.labels, stack))]
+        cure = f"or choose another with `pulumi config set {want.key} <port> --stack {stack}`"
+        if other:
+            faults.append(
+                f"{want.key}: port {want.port} is held by container {other[0].name}; "
+                f"stop it with `docker stop {other[0].name}`, {cure}"
+            )
+        elif local and not holders and (reason := bind_fault(want.host, want.port)):
+            faults.append(
+                f"{want.key}: port {want.port} cannot be had on {want.host} ({reason}); "
+                f"`ss -ltnp 'sport = :{want.port}'` shows who holds it; end that, {cure}"
+            )
+    return faults
+
+
+def conflicts(want: WantedPort, held: Published) -> bool:
+    """Whether a published port and a wanted one cannot both be had."""
+    return want.port == held.port and (want.host == held.ip or want.host in ANY or held.ip in ANY)
+
+
+def bind_fault(host: str, port: int) -> str | None:
+    """Why this machine does not let the port be opened; None when it does.
+
+    A port below 1024 that only root may open is no fault: the Docker engine, which will open it, is root.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free
+        try:
+            probe.bind((host, port))
+        except OSError as refused:
+            return None if refused.errno == errno.EACCES else refused.strerror
+    return None
+
+
+def engine_is_local(client: docker.DockerClient) -> bool:
+    """Whether the engine's ports are this machine's: it listens on a socket file, or on loopback."""
+    address = urlsplit(str(client.api.base_url))
+    return address.scheme.startswith("http+") or address.hostname in ("127.0.0.1", "localhost")

@@ -1,0 +1,154 @@
+"""Clearing up after an update that was cut short, so that the next one completes."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import docker
+from docker.errors import APIError, NotFound
+
+from deploy import docker_objects, state
+from deploy.docker_objects import Container, Leftovers
+from deploy.engine import Engine
+from deploy.errors import DeployError
+from deploy.locks import held_fault, is_abandoned, read_locks
+from settings import NAMESPACE
+
+STOP_SECONDS = 60
+"""How long a container may take to stop; Postgres writes a checkpoint."""
+HEALTHY_SECONDS = 180
+POLL_SECONDS = 0.5
+GONE = "is declared and gone; `make up` makes it again, with the data of its volume"
+CURES = {
+    "exited": "is stopped; start it with `docker start {name}`",
+    "dead": "is dead; remove it with `docker rm -f {name}`",
+    "paused": "is paused; go on with `docker unpause {name}`",
+    "restarting": "keeps restarting; `docker logs --tail 20 {name}` says why",
+}
+
+
+def say(line: str) -> None:
+    """One line about what was found and done."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def release_lock(engine: Engine, directory: Path | None) -> None:
+    """Clear the stack's lock when whoever took it is gone. Raises DeployError, naming the holder, when not."""
+    locks = read_locks(directory)
+    if not locks:
+        return
+    if held := [lock for lock in locks if not is_abandoned(lock)]:
+        raise DeployError(*(held_fault(lock, engine.stack) for lock in held))
+    engine.ask("cancel", "--yes")
+    for lock in locks:
+        say(f"cleared the lock of process {lock.pid}, which was ended while it updated stack {engine.stack}")
+
+
+def settle_pending(engine: Engine, exported: Mapping[str, Any]) -> bool:
+    """Take what the engine was killed over out of the state, for the next update to redo; whether there was any."""
+    pending = state.pending_operations(exported)
+    if not pending:
+        return False
+    engine.import_state(state.settled(exported))
+    for operation in pending:
+        name = operation["resource"]["urn"].rpartition("::")[2]
+        say(f"taking up again: {name}, interrupted while {operation['type']}")
+    return True
+
+
+def find_leftovers(client: docker.DockerClient, stack: str, exported: Mapping[str, Any]) -> Leftovers:
+    """The stack's containers and networks that its state does not know."""
+    known = state.ids(exported, state.CONTAINER) | state.ids(exported, state.NETWORK)
+    return docker_objects.leftovers(stack, docker_objects.containers(client), docker_objects.networks(client), known)
+
+
+def clear(client: docker.DockerClient, leftovers: Leftovers) -> bool:
+    """Remove the stack's own left-over containers and networks, and move others' containers out of its names.
+
+    Nothing is lost: the stack's containers hold no data, its volumes stay, and a container that somebody put under
+    one of its names is stopped, for good, and renamed. Returns whether there was anything. Raises DeployError, with
+    the command, for a network still in use.
+    """
+    for container in leftovers.ours:
+        remove_container(client, container)
+        say(f"removed container {container.name}, which is in no state")
+    for container in leftovers.foreign:
+        displaced = f"{container.name}-displaced-{time.strftime('%Y%m%dT%H%M%S')}"
+        found = client.containers.get(container.id)
+        found.update(restart_policy={"Name": "no"})  # else it takes its ports back when the Docker engine restarts
+        found.stop(timeout=STOP_SECONDS)
+        found.rename(displaced)
+        say(f"stopped container {container.name}, which this stack did not make, and renamed it to {displaced}")
+    for network in leftovers.networks:
+        try:
+            client.api.remove_network(network.id)
+        except NotFound:
+            continue
+        except APIError as used:
+            raise DeployError(
+                f"network {network.name} is in no state and in use ({' '.join(str(used.explanation).split())}); "
+                f"disconnect what uses it and remove it with `docker network rm {network.id[:12]}`"
+            ) from None
+        say(f"removed network {network.name}, which is in no state")
+    return bool(leftovers.ours or leftovers.foreign or leftovers.networks)
+
+
+def remove_container(client: docker.DockerClient, container: Container) -> None:
+    """Stop a container in good order and remove it; one that is gone already is no error."""
+    try:
+        found = client.containers.get(container.id)
+        found.stop(timeout=STOP_SECONDS)
+        found.remove()
+    except NotFound:
+        return
+
+
+def postgres_fault(client: docker.DockerClient, stack: str, exported: Mapping[str, Any]) -> str | None:
+    """Why the Postgres that the state knows cannot be asked about its objects, in one line; None when it can.
+
+    Waits for one that is starting. One that the state does not know is no fault: the update makes it.
+    """
+    name = f"{NAMESPACE}-{stack}-postgres"
+    identity = state.id_of(exported, state.CONTAINER, name)
+    if identity is None:
+        return None
+    container = next((c for c in docker_objects.containers(client) if c.id == identity), None)
+    if container is None:
+        return f"container {name} {GONE}"
+    if container.status != "running":
+        cure = CURES.get(container.status, "is {status}; look with `docker inspect {name}`")
+        return f"container {name} {cure.format(name=name, status=container.status)}"
+    deadline = time.monotonic() + HEALTHY_SECONDS
+    while time.monotonic() < deadline:
+        health = client.containers.get(container.id).attrs["State"].get("Health", {}).get("Status", "healthy")
+        if health == "healthy":
+            return None
+        time.sleep(POLL_SECONDS)
+    return f"container {name} is not healthy after {HEALTHY_SECONDS} s; `docker logs --tail 20 {name}` says why"
+
+
+def clear_never_started(client: docker.DockerClient, exported: Mapping[str, Any]) -> None:
+    """Remove containers of the state that were made and never ran, for the update to make them again.
+
+    A container whose port was taken is one; the provider would start it without waiting for its health.
+    """
+    known = state.ids(exported, state.CONTAINER)
+    for container in docker_objects.containers(client):
+        if container.id in known and container.status == "created":
+            remove_container(client, container)
+            say(f"removed container {container.name}, which never started")
+
+
+def clear_volumes(client: docker.DockerClient, stack: str, *, protected: bool) -> None:
+    """Remove the stack's volumes that outlived it, unless they are protected: they hold the data."""
+    label = [f"{docker_objects.PROJECT_LABEL}={NAMESPACE}", f"{docker_objects.STACK_LABEL}={stack}"]
+    for volume in client.api.volumes(filters={"label": label})["Volumes"] or ():
+        if protected:
+            say(f"kept volume {volume['Name']} (postgres.protect); remove it with `docker volume rm {volume['Name']}`")
+        else:
+            client.api.remove_volume(volume["Name"])
+            say(f"removed volume {volume['Name']}")

@@ -1,0 +1,77 @@
+"""The Makefile sets up a virtual environment, once, and says in one line why it cannot."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from deploy.commands import PROJECT
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="no make on this machine")
+
+STAMP = ".venv/.requirements"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    shutil.copy(PROJECT / "Makefile", tmp_path)
+    (tmp_path / "requirements.txt").write_text("# nothing to install\n")
+    return tmp_path
+
+
+def make(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["make", *arguments],
+        cwd=project,
+        env={**os.environ, "MAKEFLAGS": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_environment_is_made_once_and_again_when_the_requirements_change(project: Path) -> None:
+    assert make(project, STAMP).returncode == 0
+    assert (project / ".venv/bin/python").exists()
+    assert make(project, "--question", STAMP).returncode == 0, "nothing to do the second time"
+    later = (project / STAMP).stat().st_mtime + 10
+    os.utime(project / "requirements.txt", (later, later))
+    assert make(project, "--question", STAMP).returncode == 1, "newer requirements are installed"
+
+
+def test_a_requirement_that_cannot_be_installed_leaves_nothing_that_looks_ready(project: Path) -> None:
+    (project / "requirements.txt").write_text("./nowhere-1.0-py3-none-any.whl\n")
+    refused = make(project, STAMP)
+    assert refused.returncode == 2
+    assert "requirements.txt cannot be installed: pip said why above" in refused.stderr
+    assert not (project / STAMP).exists()
+
+
+@pytest.mark.parametrize("python", ["/nowhere/python3", "/bin/false"])
+def test_without_a_recent_enough_python_one_line_says_so(project: Path, python: str) -> None:
+    refused = make(project, STAMP, f"PYTHON={python}")
+    assert refused.returncode == 2
+    assert "Python 3.11 or newer is needed: install it, or name it with PYTHON=/path/to/python3" in refused.stderr
+    assert not (project / ".venv").exists()
+
+
+@pytest.mark.parametrize("target", ["up", "preview", "drift", "plan", "probe", "secrets", "destroy"])
+@pytest.mark.parametrize(("arguments", "stack"), [((), "dev"), (("STACK=prod",), "prod")])
+def test_every_target_works_on_stack_dev_unless_told(
+    project: Path, target: str, arguments: tuple[str, ...], stack: str
+) -> None:
+    shown = make(project, "--dry-run", f"--old-file={STAMP}", target, *arguments)
+    assert shown.returncode == 0
+    module = "plan" if target == "plan" else f"deploy {target}"
+    (command,) = shown.stdout.splitlines()
+    assert command.startswith(f".venv/bin/python -m {module} --stack {stack}")
+
+
+def test_without_a_target_the_targets_are_listed_and_nothing_is_done(project: Path) -> None:
+    listed = make(project)
+    assert listed.returncode == 0
+    for target in ("up", "preview", "drift", "plan", "probe", "secrets", "destroy", "test", "lint", "bench"):
+        assert f"make {target}" in listed.stdout
+    assert not (project / ".venv").exists()
