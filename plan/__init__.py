@@ -1,0 +1,1 @@
+"""`python -m plan`: what the program would declare, without an engine, Docker, a database or a network."""

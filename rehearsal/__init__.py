@@ -1,0 +1,1 @@
+"""`python -m rehearsal`: who may see and do what, tried on an embedded Postgres."""
