@@ -233,12 +233,13 @@ def test_kong_is_healthy_when_its_status_listener_says_so(program: Program) -> N
 
 def test_a_health_check_forgives_failures_while_a_server_starts(container: Resource) -> None:
     timing = {key: value for key, value in container.inputs["healthcheck"].items() if key != "tests"}
+    # A start interval of its own is more than an engine before Docker 25 takes.
     assert timing == {
-        "interval": "5s",
+        "interval": "2s",
         "timeout": "5s",
         "retries": 5,
         "startPeriod": "1m0s",
-        "startInterval": "1s",
+        "startInterval": "0s",
     }
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import base64
 import pickletools
-from pathlib import Path
 
 import pytest
-import yaml
 
-from plan.program import PROJECT, Secret
+from plan.program import Secret
 from tests.program.recorder import DYNAMIC, Program, label_of
 
 COMPONENT = "supabase-realtime:index:"
@@ -168,11 +166,3 @@ def test_a_dynamic_provider_is_in_the_state_by_name_so_that_editing_its_code_cha
             assert f"{kind}Provider" in texts
             assert any(text.startswith("providers.") for text in texts)
             assert len(pickled) < 200, f"{kind}Provider is pickled by value"
-
-
-@pytest.mark.parametrize("other", ["staging", "prod"])
-def test_an_example_stack_file_holds_no_secret_and_no_key_to_one(other: str) -> None:
-    """What `make secrets` adds to it is the user's own."""
-    committed = yaml.safe_load(Path(PROJECT / f"Pulumi.{other}.yaml").read_text())
-    assert set(committed) == {"config"}
-    assert not [key for key, value in committed["config"].items() if isinstance(value, dict)]
