@@ -8,13 +8,14 @@ python := $(venv)/bin/python
 ready := $(venv)/.requirements
 
 .DEFAULT_GOAL := help
-.PHONY: help up preview drift plan probe secrets destroy test lint bench
+.PHONY: help up preview drift plan rehearse probe doctor secrets destroy test lint bench
 
 help:
 	@echo 'make up        make or update the stack, and prove that an insert reaches a subscriber'
 	@echo 'make preview   show what an update would change'
 	@echo 'make drift     fail, with what differs, unless the world is as declared'
 	@echo 'make plan      print what the program declares; needs no Docker, no CLI and no network'
+	@echo 'make rehearse  try who may see and change which rows; needs no Docker, no CLI and no network'
 	@echo 'make probe     prove again that an insert reaches a subscriber'
 	@echo 'make secrets   generate the secrets that a stack lacks'
 	@echo 'make destroy   remove the stack'
@@ -29,6 +30,9 @@ preview drift probe secrets destroy: $(ready)
 
 plan: $(ready)
 	@$(python) -m plan --stack $(STACK)
+
+rehearse: $(ready)
+	@$(python) -m rehearsal --stack $(STACK) $(if $(DSN),--dsn '$(DSN)')
 
 test: $(ready)
 	@$(python) -m pytest

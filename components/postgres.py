@@ -10,7 +10,10 @@ import pulumi_docker as docker
 from components.network import LOOPBACK, StackNetwork, container_defaults, health_check, labels
 from settings import PostgresSettings
 
-BOOTSTRAP = Path(__file__).parent.parent / "sql" / "bootstrap.sql"
+SQL = Path(__file__).parent.parent / "sql"
+FIRST_START = {"zz-realtime-1-server.sql": "bootstrap.sql", "zz-realtime-2-auth.sql": "auth.sql"}
+"""Files of the image's init folder, run in order of their names: after migrate.sh, by which supabase/postgres makes
+its roles and its publication."""
 DATA_FOLDER = "/var/lib/postgresql/data"
 KEY_FOLDER = "/etc/postgresql-custom"
 """Where supabase/postgres keeps pgsodium's root key; without it, what vault encrypted is lost with the container."""
@@ -73,10 +76,10 @@ class PostgresServer(pulumi.ComponentResource):
                 ]
             ),
             uploads=[
-                # After migrate.sh, by which supabase/postgres makes its roles and its publication.
                 docker.ContainerUploadArgs(
-                    file="/docker-entrypoint-initdb.d/zz-realtime.sql", content=BOOTSTRAP.read_text()
+                    file=f"/docker-entrypoint-initdb.d/{file}", content=(SQL / source).read_text()
                 )
+                for file, source in FIRST_START.items()
             ],
             mounts=[
                 docker.ContainerMountArgs(type="volume", source=self.volume.name, target=DATA_FOLDER),

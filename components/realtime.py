@@ -45,8 +45,10 @@ def realtime_environment(
         # One node: no cluster to find. Since 2.46.2 the default strategy dies with Postgres.
         "CLUSTER_STRATEGIES": "DNS",
         "DNS_NODES": "''",
-        # The image's default wants IPv6, which a Docker network has not got by default.
-        "ERL_AFLAGS": "-proto_dist inet_tcp",
+        # The image's default wants IPv6, which a Docker network has not got by default. Before LOG_LEVEL came
+        # (2.33.69) Realtime logs at debug, which includes the tenant as it is PUT: its password and its JWT secret.
+        # Time zones come from its image, which is read-only.
+        "ERL_AFLAGS": "-proto_dist inet_tcp -logger level info -tzdata autoupdate disabled",
         **{f"TENANT_{limit.upper()}": str(getattr(settings, limit)) for limit in LIMITS},
         **version_environment(settings.image),
     }

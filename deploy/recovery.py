@@ -101,10 +101,23 @@ def remove_container(client: docker.DockerClient, container: Container) -> None:
     """Stop a container in good order and remove it; one that is gone already is no error."""
     try:
         found = client.containers.get(container.id)
+        if container.name.endswith("-postgres"):
+            await_initialised(found)
         found.stop(timeout=STOP_SECONDS)
         found.remove()
     except NotFound:
         return
+
+
+def await_initialised(postgres: docker.models.containers.Container) -> None:
+    """Let a first start finish: a data volume that was cut off in the middle is never initialised to its end."""
+    deadline = time.monotonic() + HEALTHY_SECONDS
+    while time.monotonic() < deadline:
+        postgres.reload()
+        status = postgres.attrs["State"]
+        if not status["Running"] or status.get("Health", {}).get("Status") != "starting":
+            return
+        time.sleep(POLL_SECONDS)
 
 
 def postgres_fault(client: docker.DockerClient, stack: str, exported: Mapping[str, Any]) -> str | None:

@@ -68,6 +68,18 @@ def connect_to(conninfo: str) -> None:
         _conninfo = conninfo
 
 
+@contextmanager
+def connected_through(connection: psycopg.Connection[DictRow]) -> Iterator[None]:
+    """``transaction`` works within what an open connection has begun, until the block ends."""
+    global _connection  # noqa: PLW0603
+    close()
+    _connection = connection
+    try:
+        yield
+    finally:
+        _connection = None
+
+
 def connection_parameters() -> dict[str, Any]:
     """The libpq parameters of the chosen server, for a library that connects by itself. Holds the password."""
     if _conninfo is None:

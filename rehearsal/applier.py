@@ -14,9 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import psycopg
 from psycopg import sql
-from psycopg.rows import DictRow
 
 from plan.program import Resource
 from providers import connection, migrations, roles, table_security
@@ -146,17 +144,6 @@ def connected_to(conninfo: str) -> Iterator[None]:
         yield
     finally:
         connection.close()
-
-
-@contextlib.contextmanager
-def connected_through(opened: psycopg.Connection[DictRow]) -> Iterator[None]:
-    """The providers of this process work within the transaction that this connection is in, until the block ends."""
-    connection.close()
-    connection._connection = opened
-    try:
-        yield
-    finally:
-        connection._connection = None
 
 
 def apply(resources: Iterable[Resource], project: Path, *, in_transaction: bool = False) -> Sequence[Resource]:

@@ -113,11 +113,16 @@ def _reachable_programs(folder: Path, account: pwd.struct_passwd | None) -> Path
     programs = binaries()
     if account is None or all(parent.stat().st_mode & stat.S_IXOTH for parent in (programs, *programs.parents)):
         return programs
+    # The programs find the wheel's libraries by the way from one folder to the other.
+    package = programs.parents[1]
     copy = folder / "install"
-    shutil.copytree(programs.parent, copy, symlinks=True, ignore=shutil.ignore_patterns("include", "*.a"))
+    for source in (programs.parent, package.with_name(f"{package.name}.libs")):
+        if source.is_dir():
+            target = copy / source.relative_to(package.parent)
+            shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns("include", "*.a"))
     for path in (copy, *copy.rglob("*")):
         os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
-    return copy / programs.name
+    return copy / programs.relative_to(package.parent)
 
 
 def _initialise(folder: Path, programs: Path, password: str, account: pwd.struct_passwd | None) -> None:

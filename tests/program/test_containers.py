@@ -74,7 +74,7 @@ def test_realtime_gets_these_variables_all_secret(stack: str, program: Program) 
             # Else a newer Realtime dies with every restart of Postgres.
             "CLUSTER_STRATEGIES": "DNS",
             "DNS_NODES": "''",
-            "ERL_AFLAGS": "-proto_dist inet_tcp",
+            "ERL_AFLAGS": "-proto_dist inet_tcp -logger level info -tzdata autoupdate disabled",
             "TENANT_MAX_CONCURRENT_USERS": limits["users"],
             "TENANT_MAX_EVENTS_PER_SECOND": limits["events"],
             "TENANT_MAX_BYTES_PER_SECOND": limits["bytes"],
@@ -280,12 +280,16 @@ def test_a_protected_stack_leaves_its_volumes_when_it_is_destroyed(volume: str, 
     assert program.options(f"Volume {volume}").retainOnDelete is (stack in ("staging", "prod"))
 
 
-def test_postgres_runs_the_bootstrap_sql_after_the_images_own(program: Program) -> None:
+def test_postgres_runs_our_first_start_files_after_the_images_own(program: Program) -> None:
     assert program["Container postgres"].inputs["uploads"] == [
         {
-            "file": "/docker-entrypoint-initdb.d/zz-realtime.sql",
+            "file": "/docker-entrypoint-initdb.d/zz-realtime-1-server.sql",
             "content": Path(PROJECT / "sql" / "bootstrap.sql").read_text(),
-        }
+        },
+        {
+            "file": "/docker-entrypoint-initdb.d/zz-realtime-2-auth.sql",
+            "content": Path(PROJECT / "sql" / "auth.sql").read_text(),
+        },
     ]
 
 

@@ -76,6 +76,7 @@ POLICIES = {
             "command": "update",
             "roles": ["authenticated"],
             "using": "active",
+            "check": "true",
             "permissive": False,
         },
     ],
@@ -171,6 +172,7 @@ def test_an_existing_publication_gives_way_if_it_publishes_nothing_else(program:
     assert declared(program["PublicationHandover handover"]) == {
         "publication": "supabase_realtime",
         "tables": ["public.wells"],
+        "undeclared_extent": [],
     }
 
 
