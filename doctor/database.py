@@ -1,0 +1,86 @@
+"""The doctor's own connection to a stack's database."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import psycopg
+from psycopg import AsyncConnection
+
+from doctor.catalog import Connection
+from doctor.failures import UP, Cause, Failure, ProbeFailedError
+from doctor.outputs import Outputs
+
+RETRY_SECONDS = 0.25
+"""Between two attempts to reach the database."""
+
+
+@asynccontextmanager
+async def connected(outputs: Outputs, timeout: float) -> AsyncIterator[Connection]:
+    """A connection to the stack's database on which no statement and no lock is waited for longer than ``timeout``.
+
+    While the database cannot be reached or is starting, it tries again for as long. Raises ProbeFailedError when
+    there is none to be had.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            connection = await _connect(outputs, max(2, round(deadline - time.monotonic())))
+        except psycopg.OperationalError as failed:
+            if _password_refused(failed) or time.monotonic() + RETRY_SECONDS >= deadline:
+                raise ProbeFailedError(failure_of(outputs, failed)) from None
+        else:
+            break
+        await asyncio.sleep(RETRY_SECONDS)
+    async with connection:
+        limit = f"{timeout * 1000:.0f}ms"
+        await connection.execute(
+            "SELECT set_config('statement_timeout', %(limit)s, false), set_config('lock_timeout', %(limit)s, false), "
+            "set_config('idle_in_transaction_session_timeout', %(limit)s, false)",
+            {"limit": limit},
+        )
+        await connection.commit()
+        yield connection
+
+
+async def _connect(outputs: Outputs, timeout: int) -> Connection:
+    database = outputs.database
+    return await AsyncConnection.connect(
+        host=database.host,
+        port=database.port,
+        dbname=database.name,
+        user=database.user,
+        password=outputs.database_password.get_secret_value(),
+        connect_timeout=timeout,
+        application_name="doctor probe",
+    )
+
+
+def _password_refused(failed: psycopg.Error) -> bool:
+    # A failed connection carries no SQLSTATE (psycopg 3.3): there is only libpq's text.
+    return "password authentication failed" in str(failed)
+
+
+def failure_of(outputs: Outputs, failed: psycopg.Error) -> Failure:
+    """What it means that the database did not let the doctor in, or refused a statement."""
+    database = outputs.database
+    if _password_refused(failed):
+        likely = f"the password of {database.user} is not the stack's postgres.password; set it back in the database"
+    elif isinstance(failed, psycopg.OperationalError):
+        likely = f"Postgres is stopped, starting, or not published on this port; look at its container; {UP}"
+    else:
+        likely = "the database is not as the stack declares it; " + UP
+    return Failure(
+        cause=Cause.DATABASE,
+        waited_for=f"database {database.name} at {database.host}:{database.port} as {database.user}",
+        seen=failed.diag.message_primary or first_line(failed),
+        likely=likely,
+    )
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error, which is where libpq and Postgres say what it is."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
