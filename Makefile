@@ -17,6 +17,7 @@ help:
 	@echo 'make plan      print what the program declares; needs no Docker, no CLI and no network'
 	@echo 'make rehearse  try who may see and change which rows; needs no Docker, no CLI and no network'
 	@echo 'make probe     prove again that an insert reaches a subscriber'
+	@echo 'make doctor    say what is wrong with a running stack, with its cause and its cure'
 	@echo 'make secrets   generate the secrets that a stack lacks'
 	@echo 'make destroy   remove the stack'
 	@echo 'make test, make lint, make bench'
@@ -33,6 +34,9 @@ plan: $(ready)
 
 rehearse: $(ready)
 	@$(python) -m rehearsal --stack $(STACK) $(if $(DSN),--dsn '$(DSN)')
+
+doctor: $(ready)
+	@$(python) -m doctor --stack $(STACK)
 
 test: $(ready)
 	@$(python) -m pytest
