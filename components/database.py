@@ -77,7 +77,7 @@ class RealtimeDatabase(pulumi.ComponentResource):
             )
             for schema in REALTIME_SCHEMAS
         ]
-        ready: list[pulumi.Resource] = [roles, *schemas]
+        ready: list[pulumi.Resource] = list(schemas)
         if migrations is not None:
             ready = [ApplicationMigrations("migrations", folder=migrations, opts=after(own, *ready))]
         secured = [self._secured(table, after(own, *ready)) for table in tables]

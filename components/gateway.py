@@ -100,7 +100,9 @@ def gateway_environment(settings: GatewaySettings) -> dict[str, str]:
         "KONG_PROXY_ACCESS_LOG": "/dev/stdout keyless",
         "KONG_PROXY_ERROR_LOG": "/dev/stderr",
         "KONG_STATUS_ERROR_LOG": "/dev/stderr",
-        "KONG_LOG_LEVEL": "warn",
+        # Below, nginx writes the whole request, its query too, beside each failure of the upstream, whose status the
+        # access log has anyway.
+        "KONG_LOG_LEVEL": "crit",
     }
 
 

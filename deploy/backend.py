@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 from deploy.errors import DeployError
-from settings import DEVELOPMENT_STACK, NAMESPACE
+from settings import DEVELOPMENT_STACK
 
 STATE = Path(".pulumi", "state")
 """The file backend inside the project, for users who are logged in nowhere."""
@@ -29,16 +29,12 @@ class Backend:
     url: str
     environ: Mapping[str, str]
 
-    def lock_directory(self, project: Path, stack: str) -> Path | None:
-        """Where a file backend keeps the locks of a stack; None for every other kind of backend.
-
-        Source: pulumi/pulumi, pkg/backend/diy/lock.go, stackLockDir.
-        """
+    def directory(self, project: Path) -> Path | None:
+        """The folder in which a file backend keeps everything; None for every other kind of backend."""
         parts = urlsplit(self.url)
         if parts.scheme != "file":
             return None
-        folder = project / Path(unquote(parts.netloc + parts.path)).expanduser()
-        return folder / ".pulumi" / "locks" / "organization" / NAMESPACE / stack
+        return project / Path(unquote(parts.netloc + parts.path)).expanduser() / ".pulumi"
 
 
 def choose(project: Path, stack: str, environ: Mapping[str, str]) -> Backend:

@@ -23,13 +23,17 @@ REFRESHED = ("--refresh", "--run-program")
 DRIFTED = 7
 """The engine's exit code for changes where none were expected."""
 
+KILLED = 128
+"""Exit codes from here on say that a signal ended the engine."""
+
 
 @dataclass(frozen=True)
 class Prepared:
     """The engine for a stack, and what it was found to need."""
 
     engine: Engine
-    locks: Path | None
+    backend: Path | None
+    """The folder of a file backend."""
     added: dict[str, str]
     """What this process put into the engine's environment, which a user's own shell has not got."""
 
@@ -43,7 +47,7 @@ def prepare(stack: str) -> Prepared:
     if path != os.environ.get("PATH", os.defpath):
         added["PATH"] = path
     engine = Engine(command=command.command, project=PROJECT, stack=stack, environ={**os.environ, **added})
-    return Prepared(engine=engine, locks=chosen.lock_directory(PROJECT, stack), added=added)
+    return Prepared(engine=engine, backend=chosen.directory(PROJECT), added=added)
 
 
 def load_settings(engine: Engine) -> settings.Settings:
@@ -57,13 +61,18 @@ def up(stack: str, started: float | None) -> int:
     client = docker_objects.connect(os.environ)
     prepared = prepare(stack)
     engine = prepared.engine
+    recovery.refuse_held(prepared.backend, stack)
     engine.select(create=True)
     wanted = load_settings(engine)
     preflight.fetch_images(client, preflight.images(wanted))
     check_ports(client, wanted)
     interrupted = recover(prepared, client)
     code = engine.run("up", "--yes", "--skip-preview", *REFRESHED)
-    if code and interrupted and recovery.clear(client, recovery.find_leftovers(client, stack, engine.export())):
+    if (
+        interrupted
+        and 0 < code < KILLED
+        and recovery.clear(client, recovery.find_leftovers(client, stack, engine.export()))
+    ):
         # The providers of a killed engine live on for a while, and one of them finished what it had been asked for.
         code = engine.run("up", "--yes", "--skip-preview", *REFRESHED)
     if code:
@@ -89,7 +98,7 @@ def check_ports(client: docker.DockerClient, wanted: settings.Settings) -> None:
 def recover(prepared: Prepared, client: docker.DockerClient) -> bool:
     """Clear what an interrupted update left behind, in the state and outside it; whether there was one."""
     engine = prepared.engine
-    recovery.release_lock(engine, prepared.locks)
+    recovery.release_lock(engine, prepared.backend)
     exported = engine.export()
     recovery.clear(client, recovery.find_leftovers(client, engine.stack, exported))
     recovery.clear_never_started(client, exported)
@@ -155,8 +164,9 @@ def destroy(stack: str) -> int:
     client = docker_objects.connect(os.environ)
     prepared = prepare(stack)
     engine = prepared.engine
+    recovery.refuse_held(prepared.backend, stack)
     engine.select(create=False)
-    recovery.release_lock(engine, prepared.locks)
+    recovery.release_lock(engine, prepared.backend)
     exported = engine.export()
     recovery.clear(client, recovery.find_leftovers(client, stack, exported))
     recovery.settle_pending(engine, exported)

@@ -1,4 +1,4 @@
-"""The lock of a file backend, which an update that was killed leaves behind."""
+"""What an update that was killed leaves behind in a file backend: its lock, and a file cut off in the middle."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from deploy.errors import DeployError
+from settings import NAMESPACE
 
 
 @dataclass(frozen=True)
@@ -23,15 +24,47 @@ class Lock:
     since: datetime
 
 
-def read_locks(directory: Path | None) -> list[Lock]:
-    """The locks in a backend's lock directory, none for a backend without files.
+def read_locks(backend: Path | None, stack: str) -> list[Lock]:
+    """The locks of a stack in a file backend, none for other backends.
 
-    Source of the format: pulumi/pulumi, pkg/backend/diy/lock.go, lockContent. Raises DeployError for a file that
+    Source: pulumi/pulumi, pkg/backend/diy/lock.go, stackLockDir and lockContent. Raises DeployError for a file that
     is none of the engine's.
     """
-    if directory is None or not directory.is_dir():
+    if backend is None:
         return []
-    return [parse_lock(path.name, path.read_text()) for path in sorted(directory.glob("*.json"))]
+    folder = backend / "locks" / "organization" / NAMESPACE / stack
+    return [parse_lock(path.name, path.read_text()) for path in sorted(folder.glob("*.json"))]
+
+
+def remove_cut_off_attributes(backend: Path | None, stack: str) -> list[Path]:
+    """Remove the attributes of a stack's files that a killed engine was writing; which those were.
+
+    The backend's files are replaced atomically, but the ``.attrs`` beside each is not, and one that is cut off makes
+    the engine refuse the whole stack (`failed to load checkpoint: EOF`); without it the file is read as it is.
+    Only to be called when nobody holds the stack. Source: gocloud.dev/blob/fileblob, attrs.go, setAttrs and getAttrs.
+    """
+    if backend is None:
+        return []
+    found = [
+        *backend.glob("meta.yaml*.attrs"),
+        *(backend / "stacks" / NAMESPACE).glob(f"{stack}.json*.attrs"),
+        *(backend / "locks" / "organization" / NAMESPACE / stack).glob("*.attrs"),
+        *(backend / "history" / NAMESPACE / stack).glob("*.attrs"),
+        *(backend / "backups" / NAMESPACE / stack).glob("*.attrs"),
+    ]
+    cut_off = [path for path in found if not is_json(path.read_bytes())]
+    for path in cut_off:
+        path.unlink()
+    return cut_off
+
+
+def is_json(content: bytes) -> bool:
+    """Whether it is a whole JSON document."""
+    try:
+        json.loads(content)
+    except ValueError:
+        return False
+    return True
 
 
 def parse_lock(name: str, content: str) -> Lock:

@@ -15,7 +15,7 @@ from deploy import docker_objects, state
 from deploy.docker_objects import Container, Leftovers
 from deploy.engine import Engine
 from deploy.errors import DeployError
-from deploy.locks import held_fault, is_abandoned, read_locks
+from deploy.locks import held_fault, is_abandoned, read_locks, remove_cut_off_attributes
 from settings import NAMESPACE
 
 STOP_SECONDS = 60
@@ -36,13 +36,20 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def release_lock(engine: Engine, directory: Path | None) -> None:
+def refuse_held(backend: Path | None, stack: str) -> None:
+    """Raises DeployError, naming the holder, when the stack is being updated; else makes its files readable again."""
+    if held := [lock for lock in read_locks(backend, stack) if not is_abandoned(lock)]:
+        raise DeployError(*(held_fault(lock, stack) for lock in held))
+    if remove_cut_off_attributes(backend, stack):
+        say(f"removed attributes of the state of stack {stack} that were cut off while they were written")
+
+
+def release_lock(engine: Engine, backend: Path | None) -> None:
     """Clear the stack's lock when whoever took it is gone. Raises DeployError, naming the holder, when not."""
-    locks = read_locks(directory)
+    refuse_held(backend, engine.stack)
+    locks = read_locks(backend, engine.stack)
     if not locks:
         return
-    if held := [lock for lock in locks if not is_abandoned(lock)]:
-        raise DeployError(*(held_fault(lock, engine.stack) for lock in held))
     engine.ask("cancel", "--yes")
     for lock in locks:
         say(f"cleared the lock of process {lock.pid}, which was ended while it updated stack {engine.stack}")

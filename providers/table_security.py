@@ -52,65 +52,60 @@ class LiveTable:
     owned_sequences: Sequence[tuple[str, str]]
 
 
-def read_table(cursor: Cursor, schema: str, table: str) -> LiveTable | None:
-    """The facts of a table, None when there is no such table."""
-    cursor.execute(
-        """
-        SELECT c.oid, c.relrowsecurity, c.relforcerowsecurity, c.relreplident
-        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p')
-        """,
-        [schema, table],
-    )
-    relation = cursor.fetchone()
-    if relation is None:
-        return None
-    oid = relation["oid"]
-    cursor.execute(
-        """
+FACTS = """
+SELECT c.relrowsecurity AS row_security, c.relforcerowsecurity AS force, c.relreplident AS replica_identity,
+  (
+    SELECT coalesce(json_agg(policy ORDER BY policy.name), '[]')
+    FROM (
         SELECT p.polname AS name, p.polcmd AS command, p.polpermissive AS permissive,
                ARRAY(SELECT CASE r WHEN 0 THEN 'public' ELSE pg_get_userbyid(r) END
                      FROM unnest(p.polroles) r ORDER BY 1) AS roles,
                pg_get_expr(p.polqual, p.polrelid) AS using, pg_get_expr(p.polwithcheck, p.polrelid) AS check
-        FROM pg_policy p WHERE p.polrelid = %s ORDER BY p.polname
-        """,
-        [oid],
-    )
-    policies = [{**row, "command": COMMANDS[row["command"]]} for row in cursor]
-    cursor.execute(
-        """
+        FROM pg_policy p WHERE p.polrelid = c.oid
+    ) policy
+  ) AS policies,
+  (
+    SELECT coalesce(json_agg(ARRAY[grantee, privilege] ORDER BY grantee, privilege), '[]')
+    FROM (
         SELECT CASE acl.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(acl.grantee) END AS grantee,
                acl.privilege_type || acl.suffix AS privilege
         FROM (
-            SELECT (aclexplode(c.relacl)).*, '' AS suffix FROM pg_class c WHERE c.oid = %(oid)s
+            SELECT (aclexplode(c.relacl)).*, '' AS suffix
             UNION ALL
             SELECT (aclexplode(a.attacl)).*, ' (' || quote_ident(a.attname) || ')'
-            FROM pg_attribute a WHERE a.attrelid = %(oid)s AND NOT a.attisdropped
+            FROM pg_attribute a WHERE a.attrelid = c.oid AND NOT a.attisdropped
         ) acl
-        ORDER BY 1, 2
-        """,
-        {"oid": oid},
-    )
+    ) held
+  ) AS privileges,
+  (
+    SELECT coalesce(json_agg(ARRAY[n.nspname, s.relname] ORDER BY n.nspname, s.relname), '[]')
+    FROM pg_depend d JOIN pg_class s ON s.oid = d.objid JOIN pg_namespace n ON n.oid = s.relnamespace
+    WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype = 'a'
+      AND s.relkind = 'S' AND d.refobjid = c.oid
+  ) AS owned_sequences
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p')
+"""
+"""One statement: a stack may have hundreds of tables to look at."""
+
+
+def read_table(cursor: Cursor, schema: str, table: str) -> LiveTable | None:
+    """The facts of a table, None when there is no such table."""
+    cursor.execute(FACTS, [schema, table])
+    facts = cursor.fetchone()
+    if facts is None:
+        return None
     privileges: dict[str, list[str]] = {}
-    for row in cursor:
-        if row["grantee"] in (*API_ROLES, PUBLIC):
-            privileges.setdefault(row["grantee"], []).append(row["privilege"])
-    cursor.execute(
-        """
-        SELECT n.nspname, s.relname
-        FROM pg_depend d JOIN pg_class s ON s.oid = d.objid JOIN pg_namespace n ON n.oid = s.relnamespace
-        WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype = 'a'
-          AND s.relkind = 'S' AND d.refobjid = %s ORDER BY 1, 2
-        """,
-        [oid],
-    )
+    for grantee, privilege in facts["privileges"]:
+        if grantee in (*API_ROLES, PUBLIC):
+            privileges.setdefault(grantee, []).append(privilege)
     return LiveTable(
-        row_security=relation["relrowsecurity"],
-        force=relation["relforcerowsecurity"],
-        replica_identity=REPLICA_IDENTITIES[relation["relreplident"]],
-        policies=policies,
+        row_security=facts["row_security"],
+        force=facts["force"],
+        replica_identity=REPLICA_IDENTITIES[facts["replica_identity"]],
+        policies=[{**policy, "command": COMMANDS[policy["command"]]} for policy in facts["policies"]],
         privileges=privileges,
-        owned_sequences=[(row["nspname"], row["relname"]) for row in cursor],
+        owned_sequences=[(schema_name, name) for schema_name, name in facts["owned_sequences"]],
     )
 
 

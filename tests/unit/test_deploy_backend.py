@@ -122,15 +122,14 @@ def test_a_broken_stack_file_is_named(project: Path, home: Path) -> None:
         ("file://~", "{HOME}"),
     ],
 )
-def test_the_lock_of_a_file_backend_is_where_the_engine_keeps_it(
+def test_the_files_of_a_file_backend_are_where_the_engine_keeps_them(
     project: Path, home: Path, monkeypatch: pytest.MonkeyPatch, url: str, folder: str
 ) -> None:
     monkeypatch.setenv("HOME", str(home))
-    expected = Path(folder.format(project=project, HOME=home)) / ".pulumi/locks/organization/supabase-realtime/dev"
     backend = choose(project, "dev", {"HOME": str(home), "PULUMI_BACKEND_URL": url})
-    assert backend.lock_directory(project, "dev") == expected
+    assert backend.directory(project) == Path(folder.format(project=project, HOME=home)) / ".pulumi"
 
 
-def test_a_service_has_no_lock_files(project: Path, home: Path) -> None:
+def test_a_service_has_no_files(project: Path, home: Path) -> None:
     backend = choose(project, "dev", {"HOME": str(home), "PULUMI_BACKEND_URL": "https://api.pulumi.com"})
-    assert backend.lock_directory(project, "dev") is None
+    assert backend.directory(project) is None

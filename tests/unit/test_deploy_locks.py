@@ -1,6 +1,5 @@
 """A lock of a killed update is cleared, one of a living process never."""
 
-import json
 import os
 import socket
 import subprocess
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from deploy.errors import DeployError
-from deploy.locks import Lock, held_fault, is_abandoned, parse_lock, read_locks
+from deploy.locks import Lock, held_fault, is_abandoned, parse_lock, read_locks, remove_cut_off_attributes
 
 # As pulumi v3.259.0 writes it: nanoseconds and Z.
 CONTENT = '{"pid":7053,"username":"root","hostname":"vm","timestamp":"2026-11-23T17:54:44.014797116Z"}'
@@ -21,17 +20,40 @@ def lock(pid: int, *, host: str | None = None, since: datetime | None = None) ->
     return Lock(pid=pid, host=host or socket.gethostname(), user="me", since=since or datetime.now(UTC))
 
 
+def locks_of_dev(backend: Path) -> Path:
+    folder = backend / "locks/organization/supabase-realtime/dev"
+    folder.mkdir(parents=True)
+    return folder
+
+
 def test_the_engines_lock_file_is_read(tmp_path: Path) -> None:
-    (tmp_path / "2a6dece9.json").write_text(CONTENT)
-    (tmp_path / "2a6dece9.json.attrs").write_text(json.dumps({"user.content_type": "text/plain"}))
-    assert read_locks(tmp_path) == [
+    (locks_of_dev(tmp_path) / "2a6dece9.json").write_text(CONTENT)
+    (tmp_path / "locks/organization/supabase-realtime/dev/2a6dece9.json.attrs").write_text('{"md5": ""}')
+    assert read_locks(tmp_path, "dev") == [
         Lock(pid=7053, host="vm", user="root", since=datetime(2026, 11, 23, 17, 54, 44, 14797, tzinfo=UTC))
     ]
+    assert read_locks(tmp_path, "prod") == []
 
 
 def test_no_lock_folder_means_no_lock(tmp_path: Path) -> None:
-    assert read_locks(None) == []
-    assert read_locks(tmp_path / "missing") == []
+    assert read_locks(None, "dev") == []
+    assert read_locks(tmp_path, "dev") == []
+
+
+def test_attributes_that_were_cut_off_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    stacks = tmp_path / "stacks/supabase-realtime"
+    stacks.mkdir(parents=True)
+    whole = '{"user.content_type": "text/plain; charset=utf-8", "user.metadata": null, "md5": "GV0M"}'
+    (stacks / "dev.json").write_text("")
+    (stacks / "dev.json.attrs").write_text("")
+    (stacks / "dev.json.bak.attrs").write_text(whole)
+    (stacks / "prod.json.attrs").write_text("")
+    (locks_of_dev(tmp_path) / "1.json.attrs").write_text(whole[:20])
+    removed = remove_cut_off_attributes(tmp_path, "dev")
+    assert sorted(path.name for path in removed) == ["1.json.attrs", "dev.json.attrs"]
+    assert sorted(path.name for path in stacks.iterdir()) == ["dev.json", "dev.json.bak.attrs", "prod.json.attrs"]
+    assert remove_cut_off_attributes(tmp_path, "dev") == []
+    assert remove_cut_off_attributes(None, "dev") == []
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"pid": 1}', CONTENT.replace("2026-11", "soon")])

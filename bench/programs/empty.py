@@ -1,0 +1,3 @@
+"""A program that declares nothing."""
+
+import pulumi  # noqa: F401 - the import is what it costs
