@@ -72,9 +72,13 @@ class Project:
 
 
 def stack_project(folder: Path, *, program: Path, config: Mapping[str, Any]) -> Project:
-    """A project that declares this stack, or a part of it, with secrets of its own."""
+    """A project that declares this stack, or a part of it, with secrets of its own.
+
+    A key of ``config`` without a namespace is one of the settings.
+    """
     shutil.copy(PROJECT / "Pulumi.yaml", _made(folder) / "Pulumi.yaml")
-    project = _project(folder, program=program, config={f"{NAMESPACE}:{key}": value for key, value in config.items()})
+    values = {key if ":" in key else f"{NAMESPACE}:{key}": value for key, value in config.items()}
+    project = _project(folder, program=program, config=values)
     for key in secret_keys():
         if key not in config:
             project.engine.ask("config", "set", "--secret", key, stdin=generated.generate(key))
@@ -85,8 +89,7 @@ def comparison_project(folder: Path, *, program: str, config: Mapping[str, Any] 
     """A project that runs one of bench/programs."""
     document = {"name": EMPTY, "runtime": {"name": "python", "options": {"virtualenv": ".venv"}}}
     (_made(folder) / "Pulumi.yaml").write_text(yaml.safe_dump(document))
-    values = {f"{EMPTY}:{key}": value for key, value in (config or {}).items()}
-    return _project(folder, program=PROGRAMS / program, config=values)
+    return _project(folder, program=PROGRAMS / program, config=config or {})
 
 
 def _made(folder: Path) -> Path:

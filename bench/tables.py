@@ -37,8 +37,6 @@ POLL_SECONDS = 0.1
 COMMANDS = ("up", "preview", "refreshed preview")
 OURS, EMPTY = "tables", "empty resources"
 
-PEOPLE = ["anon", "authenticated"]
-
 
 class Key(NamedTuple):
     """What a time belongs to."""
@@ -59,8 +57,12 @@ def run(work: Path, rounds: int) -> Result:
     for number in range(rounds):
         for size in (0, *SIZES):
             folder = work / f"{number}-{size}"
-            ours = stack_project(folder / "tables", program=PROGRAMS / "tables.py", config=config | tables(size))
-            others = comparison_project(folder / "empty", program="empty_resources.py", config={"resources": str(size)})
+            ours = stack_project(
+                folder / "tables", program=PROGRAMS / "tables.py", config=config | {"bench:tables": size}
+            )
+            others = comparison_project(
+                folder / "empty", program="empty_resources.py", config={"bench:resources": size}
+            )
             settings = ours.settings()
             try:
                 with postgres(client, settings):
@@ -73,15 +75,6 @@ def run(work: Path, rounds: int) -> Result:
                 remove_volume(client, settings.name)
             shutil.rmtree(folder)
     return _result(rounds, taken, resources)
-
-
-def tables(size: int) -> dict[str, Any]:
-    """The config of so many tables, in the short form, which stands for four policies: one a command."""
-    return {"tables": [{"table": f"public.{_name(n)}", "read": PEOPLE, "write": PEOPLE} for n in range(size)]}
-
-
-def _name(number: int) -> str:
-    return f"table_{number:03}"
 
 
 def _measured(project: Project, command: str) -> Measured:
@@ -143,7 +136,7 @@ def make_tables(settings: Settings, size: int) -> None:
         for number in range(size):
             connection.execute(
                 sql.SQL("CREATE TABLE {} (id bigint PRIMARY KEY, active boolean NOT NULL)").format(
-                    sql.Identifier("public", _name(number))
+                    sql.Identifier("public", f"table_{number:03}")
                 )
             )
         # The image makes it, empty; PublicationHandover is not to be measured refusing or dropping it.

@@ -20,6 +20,7 @@ import pytest
 from components.network import labels
 from tests.stack.conftest import PROJECT, Deployment, new_deployment, removed, unique_stack
 from tests.stack.engine_output import changed_resources
+from tests.stack.interruption import end
 
 PARTS = ("postgres", "realtime", "gateway")
 
@@ -262,8 +263,8 @@ MOMENTS = (
 """What the engine says when it begins a step, in the order in which the stack comes up."""
 
 
-def killed_at(deployment: Deployment, moment: str, *, everything: bool) -> str:
-    """Run `up` and kill it with SIGKILL when the engine begins a step; what it printed until then.
+def killed_at(deployment: Deployment, moment: str, *, everything: bool) -> list[psutil.Process]:
+    """Run `up` and kill it with SIGKILL when the engine begins a step; the providers that outlive it.
 
     The engine alone, as the kernel kills what takes too much memory; or everything, its providers too, as at the
     loss of power.
@@ -286,12 +287,13 @@ def killed_at(deployment: Deployment, moment: str, *, everything: bool) -> str:
         else:
             pytest.fail(f"the engine never said {moment!r}:\n{printed}")
         running = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-        for victim in running if everything else [p for p in running if p.name() == "pulumi"]:
+        victims = running if everything else [p for p in running if p.name() == "pulumi"]
+        for victim in victims:
             victim.kill()
         printed += process.stdout.read()
         code = process.wait()
     assert code == (-9 if everything else 137), printed
-    return printed
+    return [p for p in running if p not in victims]
 
 
 def test_up_killed_at_every_step_completes_with_nothing_doubled_and_nothing_lost(
@@ -303,8 +305,9 @@ def test_up_killed_at_every_step_completes_with_nothing_doubled_and_nothing_lost
         parameter: fresh.pulumi("config", "get", key).stdout.strip()
         for parameter, key in {**keys, "password": "postgres.password"}.items()
     }
+    outliving: list[psutil.Process] = []
     for number, moment in enumerate(MOMENTS):
-        killed_at(fresh, moment, everything=number % 2 == 1)
+        outliving += killed_at(fresh, moment, everything=number % 2 == 1)
         if moment.startswith("Container realtime"):
             reached = psycopg.conninfo.make_conninfo(host="127.0.0.1", **database)
             with psycopg.connect(reached, autocommit=True) as connection:
@@ -319,6 +322,7 @@ def test_up_killed_at_every_step_completes_with_nothing_doubled_and_nothing_lost
         assert connection.execute("SELECT name FROM public.wells").fetchall() == [("survivor",)]
     assert fresh.drift().returncode == 0
     assert changed_resources(fresh.up().stdout) == []
+    end(outliving)
 
 
 def test_a_killed_destroy_is_completed_by_the_next(fresh: Deployment) -> None:
