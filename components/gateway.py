@@ -139,7 +139,7 @@ class Gateway(pulumi.ComponentResource):
             ports=[docker.ContainerPortArgs(internal=PORT, external=settings.port, ip=settings.host)],
             capabilities=docker.ContainerCapabilitiesArgs(drops=["ALL"]),
             healthcheck=health_check("resty", "-e", STATUS.format(port=STATUS_PORT)),
-            wait_timeout=60,
+            wait_timeout=120,
             stop_timeout=10,
             destroy_grace_seconds=10,
             **container_defaults(stack, memory=settings.memory),

@@ -95,7 +95,14 @@ class PostgresServer(pulumi.ComponentResource):
             destroy_grace_seconds=60,
             **container_defaults(stack, memory=settings.memory),
             opts=pulumi.ResourceOptions.merge(
-                child_opts, pulumi.ResourceOptions(delete_before_replace=True, replace_on_changes=["healthcheck"])
+                child_opts,
+                pulumi.ResourceOptions(
+                    delete_before_replace=True,
+                    replace_on_changes=["healthcheck"],
+                    # Read at the first start alone: for another password, a replaced server would be an outage that
+                    # changes nothing.
+                    ignore_changes=["envs"],
+                ),
             ),
         )
         self.register_outputs({"address": self.address, "container_id": self.container.id})

@@ -18,6 +18,11 @@ TIME_LIMIT_SECONDS = 20
 NEWEST = os.environ.get("REALTIME_IMAGE_NEWEST") or "supabase/realtime:v2.129.8"
 
 
+pytestmark = pytest.mark.skipif(
+    os.environ.get("STACK_TESTS") != "all", reason="a hundred faults take ten minutes more: set STACK_TESTS=all"
+)
+
+
 @pytest.fixture(scope="module")
 def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Patient]:
     """One stack of this module's own, on which every fault is brought about and undone."""
