@@ -72,6 +72,8 @@ def test_a_plan_needs_no_cli_no_docker_and_no_network(
 ) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
+    for image in ("POSTGRES_IMAGE", "REALTIME_IMAGE", "KONG_IMAGE"):
+        monkeypatch.delenv(image, raising=False)
     assert main(["--stack", "dev"]) == 0
     shown = capsys.readouterr().out
     for expected in (
