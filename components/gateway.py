@@ -103,6 +103,8 @@ def gateway_environment(settings: GatewaySettings) -> dict[str, str]:
         # Below, nginx writes the whole request, its query too, beside each failure of the upstream, whose status the
         # access log has anyway.
         "KONG_LOG_LEVEL": "crit",
+        # What belongs to no request, such as why Kong cannot start: nginx.lua (Kong 2.8.1) has a log of its own for it.
+        "KONG_NGINX_MAIN_ERROR_LOG": "/dev/stderr error",
     }
 
 

@@ -147,6 +147,7 @@ def _findings(setup: Setup, checks: Sequence[Check], broken: list[str]) -> Itera
             broken.append(check.id)
             yield skipped("no time was left").model_copy(update={"check": check.id})
             continue
+        asked = time.monotonic()
         try:
             finding = check(setup)
         except psycopg.errors.InsufficientPrivilege as refused:
@@ -158,7 +159,7 @@ def _findings(setup: Setup, checks: Sequence[Check], broken: list[str]) -> Itera
             finding = finding.model_copy(update={"check": check.id})
         if finding.status is Status.FAILED:
             lost[check.id] = check.id
-        yield _redacted(setup, finding)
+        yield _redacted(setup, finding).model_copy(update={"seconds": round(time.monotonic() - asked, 3)})
 
 
 def _redacted(setup: Setup, finding: Finding) -> Finding:

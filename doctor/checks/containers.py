@@ -55,7 +55,9 @@ def _running(setup: Setup, container: Container, part: str) -> Finding:
     if state["Paused"]:
         return failed("container-paused", seen, container=container.name)
     if health == "unhealthy":
-        return failed("container-unhealthy", seen, container=container.name)
+        return failed(
+            "container-unhealthy", f"{seen}; its health check: {_last_check(state)}", container=container.name
+        )
     if declared is not None and image != declared:
         seen = f"{container.name} runs {image}, declared is {declared}"
         return warning("image-differs", seen, setting=f"{part}.image")
@@ -78,8 +80,12 @@ def _crashed_just_now(container: Container) -> bool:
     state = container.attrs["State"]
     if not container.attrs["RestartCount"] or (state.get("Health") or {}).get("Status") == "healthy":
         return False
-    started = datetime.fromisoformat(state["StartedAt"][:19]).replace(tzinfo=UTC)
-    return (datetime.now(UTC) - started).total_seconds() < YOUNG_SECONDS
+    return (datetime.now(UTC) - _started(state)).total_seconds() < YOUNG_SECONDS
+
+
+def _started(state: dict[str, Any]) -> datetime:
+    """When its last run began."""
+    return datetime.fromisoformat(state["StartedAt"][:19]).replace(tzinfo=UTC)
 
 
 def _exit(setup: Setup, container: Container, part: str) -> Finding:
@@ -90,19 +96,26 @@ def _exit(setup: Setup, container: Container, part: str) -> Finding:
     seen = f"{name}: {_words(container)}"
     if state["OOMKilled"] or (state["Restarting"] and state["ExitCode"] == KILLED):
         return failed("container-out-of-memory", seen, **names | {"setting": f"{part}.memory"})
+    if state["Status"] == "created" or state["Error"]:
+        return failed("container-cannot-start", f"{name}: {state['Error'] or 'created and never started'}", **names)
     lines = tail(container)
-    explained = explain(lines, EXIT[part])
+    # Words of the run that ended go before those of the runs before it, which may have ended of something else.
+    explained = explain(tail(container, since=_started(state)), EXIT[part]) or explain(lines, EXIT[part])
     by_hand = state["Status"] == "exited" and state["ExitCode"] in STOPPED
     if explained is not None and not by_hand:
         known = CAUSES[explained.cause]
         unfilled = {name: f"<{name}>" for name in PLACEHOLDER.findall(known.cause + known.cure)}
         return failed(explained.cause, f"{seen}; its log: {explained.line}", **{**unfilled, **names, **explained.names})
-    if state["Status"] == "created" or state["Error"]:
-        return failed("container-cannot-start", f"{name}: {state['Error'] or 'created and never started'}", **names)
     if by_hand:
         return failed("container-stopped", seen, **names)
     last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
     return failed("container-exits", f"{seen}; its log ends: {last[:300]}", **names)
+
+
+def _last_check(state: dict[str, Any]) -> str:
+    """What the last run of the health check said."""
+    (last,) = ((state.get("Health") or {}).get("Log") or [{"ExitCode": "unknown", "Output": ""}])[-1:]
+    return " ".join(str(last["Output"]).split())[:200] or f"exit code {last['ExitCode']}"
 
 
 def _words(container: Container) -> str:

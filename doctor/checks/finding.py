@@ -27,7 +27,7 @@ class Finding(BaseModel):
 
     ``seen`` is the evidence, or the reason of a check that was skipped or not reached. ``cause`` is an id of
     doctor.causes; ``likely``, ``cure`` and ``page`` are its words, filled in. The three are None unless the status
-    is warning or failed.
+    is warning or failed. ``seconds`` is how long the check took.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -39,6 +39,7 @@ class Finding(BaseModel):
     likely: str | None = None
     cure: str | None = None
     page: str | None = None
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -77,9 +77,12 @@ POSTGRES_EXIT: tuple[Pattern, ...] = ()
 EXIT = {"postgres": POSTGRES_EXIT, "realtime": REALTIME_EXIT, "gateway": GATEWAY_EXIT}
 
 
-def tail(container: Container, *, within: timedelta | None = None) -> list[str]:
-    """The last lines of a container's log, those of the last ``within`` if given. Raises DockerException."""
-    since = datetime.now(UTC) - within if within else None
+def tail(container: Container, *, within: timedelta | None = None, since: datetime | None = None) -> list[str]:
+    """The last lines of a container's log, those of the last ``within``, or ``since`` a moment, if given.
+
+    Raises DockerException.
+    """
+    since = datetime.now(UTC) - within if within else since
     text: bytes = container.logs(tail=LINES, **({"since": since} if since else {}))
     return text.decode(errors="replace").splitlines()
 

@@ -171,6 +171,10 @@ def health(setup: Setup) -> Finding:
             return failed("tenant-cannot-connect", seen, container=name)
         if answer is None:
             return skipped(setup.config_reason)
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            # The answer before, of check visible, was the row's; this one is that of Realtime's cache.
+            seen = f"the row of tenant {setup.tenant} is there, and health answers 404"
+            return failed("websocket-refused", seen, container=name)
         data = realtime.tenant_of(answer)
         if answer.is_success and data.get("healthy"):
             return ok(f"healthy, {data.get('connected_cluster', 0)} clients")

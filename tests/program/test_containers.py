@@ -104,6 +104,7 @@ def test_kong_gets_these_variables_none_secret(stack: str, program: Program) -> 
         "KONG_PROXY_ERROR_LOG": "/dev/stderr",
         "KONG_STATUS_ERROR_LOG": "/dev/stderr",
         "KONG_LOG_LEVEL": "crit",
+        "KONG_NGINX_MAIN_ERROR_LOG": "/dev/stderr error",
     }
 
 

@@ -89,10 +89,18 @@ class Deployment:
     def container_name(self, part: str) -> str:
         return f"{self.name}-{part}"
 
-    def run(self, *command: str, check: bool = True, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str, check: bool = True, timeout: float = 600, environ: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """A command in the stack's folder; its output is the assertion's message when it fails."""
         done = subprocess.run(
-            command, cwd=self.folder, env=self.environ, capture_output=True, text=True, timeout=timeout, check=False
+            command,
+            cwd=self.folder,
+            env=self.environ | dict(environ or {}),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
         )
         if check:
             assert done.returncode == 0, f"{' '.join(command)} exited {done.returncode}\n{done.stdout}\n{done.stderr}"

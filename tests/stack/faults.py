@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import copy
 import io
 import json
+import os
+import socket
 import tarfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import docker
 import httpx
 import psycopg
+import pytest
 import yaml
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.padding import PKCS7
@@ -26,12 +33,16 @@ from pydantic import SecretStr
 
 from components.gateway import CONFIG_FILE
 from doctor import outputs
-from doctor.checks.handshake import handshake
+from doctor.checks.handshake import Answer, handshake
 from doctor.checks.setup import Setup, config_of, of_outputs
 from doctor.outputs import PublishedTable
 from settings import ApiRole
 from tests.stack.conftest import Deployment
+from tests.stack.subscriber import subscribed
 
+NEWEST = os.environ.get("REALTIME_IMAGE_NEWEST") or "supabase/realtime:v2.129.8"
+SECOND = 1_000_000_000
+"""In the engine's nanoseconds."""
 WAIT_SECONDS = 120.0
 POLL_SECONDS = 0.2
 
@@ -153,9 +164,10 @@ class Patient:
         environment: Mapping[str, str | None] | None = None,
         memory: int | None = None,
         image: str | None = None,
+        health_check: Mapping[str, int] | None = None,
     ) -> Container:
-        """Another container in the place of a part's: with other variables (None: without it), less memory or
-        another image."""
+        """Another container in the place of a part's: with other variables (None: without it), less memory, another
+        image, or other times of its health check (nanoseconds)."""
         self.remove_replacement(part)
         if part not in self.away:
             original = self.container(part)
@@ -180,7 +192,7 @@ class Patient:
             hostname=settings["Hostname"],
             environment=[f"{name}={value}" for name, value in variables.items()],
             labels=settings["Labels"],
-            healthcheck=settings["Healthcheck"],
+            healthcheck=settings["Healthcheck"] | dict(health_check or {}),
             ports=list(bindings),
             host_config=api.create_host_config(
                 port_bindings=bindings,
@@ -259,6 +271,40 @@ class Patient:
         return base64.b64encode(encryptor.update(padded) + encryptor.finalize()).decode()
 
 
+@contextmanager
+def relay(address: tuple[str, int], *, replacing: Mapping[bytes, bytes]) -> Iterator[int]:
+    """A port of loopback behind which a server stands some of whose words are replaced by others as long."""
+
+    def pump(source: socket.socket, sink: socket.socket, words: Mapping[bytes, bytes]) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                for old, new in words.items():
+                    data = data.replace(old, new)
+                sink.sendall(data)
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = listener.accept()
+                far = socket.create_connection(address)
+                opened.extend((near, far))
+                for ends in ((near, far, {}), (far, near, replacing)):
+                    threading.Thread(target=pump, args=ends, daemon=True).start()
+
+    opened: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            for end in opened:
+                end.close()
+
+
 Broken = Iterator[Setup | None]
 """A fault at work; the setup that the doctor is given, None for the patient's own."""
 
@@ -277,19 +323,21 @@ class Fault:
     also: Sequence[str] = ()
     warns: bool = False
     leaves: str | None = None
+    writing: bool = False
+    """Whether only the probe can see it."""
 
 
 FAULTS: list[Fault] = []
 
 
 def fault(
-    cause: str, *, also: Sequence[str] = (), warns: bool = False, leaves: str | None = None
+    cause: str, *, also: Sequence[str] = (), warns: bool = False, leaves: str | None = None, writing: bool = False
 ) -> Callable[[Callable[[Patient], Broken]], Callable[[Patient], Broken]]:
     """Puts a generator, which brings a fault about, yields and undoes it, among the faults of the test."""
 
     def listed(bring_about: Callable[[Patient], Broken]) -> Callable[[Patient], Broken]:
         label = f"{cause}:{bring_about.__name__}"
-        FAULTS.append(Fault(cause, contextmanager(bring_about), label, also, warns, leaves))
+        FAULTS.append(Fault(cause, contextmanager(bring_about), label, also, warns, leaves, writing))
         return bring_about
 
     return listed
@@ -595,6 +643,89 @@ def the_tenant_has_another_secret(patient: Patient) -> Broken:
             connection.execute("UPDATE _realtime.tenants SET jwt_secret = %s", [secret])
 
 
+@fault("tenant-cannot-connect", leaves="realtime")
+def postgres_refuses_the_address_of_realtime(patient: Patient) -> Broken:
+    """In pg_hba.conf: Realtime keeps the connections it has, and gets none for the tenant."""
+    patient.container("realtime").restart(timeout=2)
+    patient.healthy("realtime")
+    networks = patient.container("realtime").attrs["NetworkSettings"]["Networks"]
+    refused = f"host all all {networks[patient.deployment.name]['IPAddress']}/32 reject"
+    postgres, file = patient.container("postgres"), patient.value("SHOW hba_file")
+    try:
+        status, output = postgres.exec_run(["sed", "-i", f"1i {refused}", file])
+        assert status == 0, output
+        patient.run("SELECT pg_reload_conf()")
+        until(lambda: patient.value("SELECT auth_method FROM pg_hba_file_rules LIMIT 1") == "reject", "the new rule")
+        yield None
+    finally:
+        postgres.exec_run(["sed", "-i", "/32 reject$/d", file])
+        patient.run("SELECT pg_reload_conf()")
+
+
+@fault("websocket-refused")
+def realtime_remembers_another_secret_of_the_tenant(patient: Patient) -> Broken:
+    """It was wrong a moment ago, and is right: Realtime takes up to 30 s to notice either."""
+    secret = patient.value("SELECT jwt_secret FROM _realtime.tenants")
+    with patient.connect() as connection:
+        try:
+            other = patient.encrypted("another-jwt-secret-of-more-than-32-bytes")
+            connection.execute("UPDATE _realtime.tenants SET jwt_secret = %s", [other])
+            _refused_by_realtime(patient)
+        finally:
+            connection.execute("UPDATE _realtime.tenants SET jwt_secret = %s", [secret])
+    yield None
+    _taken_by_realtime(patient)
+
+
+@fault("websocket-refused")
+def realtime_remembers_that_there_was_no_tenant(patient: Patient) -> Broken:
+    tenants, extensions = _rows(patient, "tenants"), _rows(patient, "extensions")
+    try:
+        patient.run("DELETE FROM _realtime.tenants")
+        _refused_by_realtime(patient)
+    finally:
+        _put_back(patient, "tenants", tenants)
+        _put_back(patient, "extensions", extensions)
+    yield None
+    _taken_by_realtime(patient)
+
+
+def _asked(patient: Patient) -> Answer:
+    return handshake(patient.setup.at_realtime("/socket/websocket"), key=patient.setup.key, host=patient.tenant)
+
+
+def _refused_by_realtime(patient: Patient) -> None:
+    until(lambda: _asked(patient).status == httpx.codes.FORBIDDEN, "403 of Realtime")
+
+
+def _taken_by_realtime(patient: Patient) -> None:
+    until(lambda: _asked(patient).accepted, "a websocket at Realtime")
+
+
+@fault("realtime-log-error", warns=True)
+def the_changes_cannot_be_read(patient: Patient) -> Broken:
+    """A function of Realtime that somebody wrote anew, which no check looks into."""
+    kept = patient.value("SELECT pg_get_functiondef('realtime.list_changes'::regproc)")
+    broken = patient.value(
+        "SELECT format('CREATE OR REPLACE FUNCTION realtime.list_changes(%%s) RETURNS %%s LANGUAGE plpgsql AS %%L', "
+        "pg_get_function_arguments(oid), pg_get_function_result(oid), "
+        "'BEGIN RAISE EXCEPTION ''nobody foresaw this''; END') "
+        "FROM pg_proc WHERE oid = 'realtime.list_changes'::regproc"
+    )
+    with asyncio.Runner() as runner:
+        client = AsyncExitStack()
+        try:
+            runner.run(client.enter_async_context(subscribed(patient.deployment.outputs(), "public.wells")))
+            patient.run("DROP FUNCTION realtime.list_changes", broken)
+            log = patient.container("realtime")
+            begun = datetime.now(UTC)
+            until(lambda: b"PoolingReplicationError" in log.logs(since=begun), "Realtime's complaint")
+            yield None
+        finally:
+            patient.run("DROP FUNCTION realtime.list_changes", kept)
+            runner.run(client.aclose())
+
+
 # Keys: another key is handed out, and Realtime itself refuses it
 
 
@@ -733,6 +864,14 @@ def _idle_default(document: dict[str, Any]) -> None:
     del _service(document, "realtime-websocket")["read_timeout"]
 
 
+def _impatient(document: dict[str, Any]) -> None:
+    _service(document, "realtime-websocket").update(read_timeout=1_000, retries=0)
+
+
+def _https_only(document: dict[str, Any]) -> None:
+    _service(document, "realtime-websocket")["routes"][0]["protocols"] = ["https"]
+
+
 for _cause, _name, _change in (
     ("route-path-wrong", "the route of the notes", _notes_own_route),
     ("route-preserves-host", "the client's host is handed on", _route_preserves_host),
@@ -747,6 +886,7 @@ for _cause, _name, _change in (
     ("cors-missing", "no plugin cors", _no_cors),
     ("rest-route-wrong", "REST without /api", _no_rest),
     ("management-paths-open", "management paths not closed", _management_open),
+    ("websocket-error", "the route takes https only", _https_only),
 ):
     _in_kong(_cause, _name, _change)
 _in_kong("idle-timeout-short", "read_timeout by default", _idle_default, warns=True)
@@ -793,6 +933,28 @@ def somebody_has_a_gateway_that_preserves_the_host(patient: Patient) -> Broken:
     yield patient.foreign()
 
 
+@fault("gateway-hangs")
+def the_workers_of_the_gateway_hang(patient: Patient) -> Broken:
+    container = patient.container("gateway")
+    _signal(container, "STOP")
+    try:
+        yield None
+    finally:
+        container.restart(timeout=0)
+        patient.whole()
+
+
+@fault("upstream-timeout", leaves="gateway")
+def somebody_without_docker_has_a_realtime_that_does_not_answer(patient: Patient) -> Broken:
+    patient.change_kong_file(_impatient)
+    container = patient.container("realtime")
+    container.pause()
+    try:
+        yield patient.foreign()
+    finally:
+        container.unpause()
+
+
 @fault("gateway-config-invalid", leaves="gateway")
 def the_gateway_file_is_broken(patient: Patient) -> Broken:
     document = patient.gateway_file = patient.gateway_file or patient.kong_file()
@@ -831,6 +993,39 @@ def realtime_is_paused(patient: Patient) -> Broken:
         container.unpause()
 
 
+@fault("container-cannot-start")
+def somebody_took_the_port_of_the_gateway(patient: Patient) -> Broken:
+    assert patient.setup.url is not None
+    address = urlsplit(patient.setup.url)
+    container = patient.container("gateway")
+    container.stop(timeout=3)
+    try:
+        with socket.create_server((str(address.hostname), address.port or 80)):
+            with pytest.raises(docker.errors.APIError):
+                container.start()
+            yield None
+    finally:
+        container.start()
+        patient.whole()
+
+
+@fault("container-unhealthy", leaves="realtime")
+def realtime_hangs(patient: Patient) -> Broken:
+    patient.replace("realtime", health_check={"Interval": SECOND, "Timeout": SECOND, "Retries": 2})
+    patient.healthy("realtime")
+    _signal(patient.container("realtime"), "STOP")
+    health = "realtime's failing health check"
+    until(lambda: patient.container("realtime").attrs["State"]["Health"]["Status"] == "unhealthy", health)
+    yield None
+
+
+@fault("container-starting", warns=True, leaves="realtime")
+def the_health_check_of_realtime_has_not_run_yet(patient: Patient) -> Broken:
+    patient.replace("realtime", health_check={"Interval": 3600 * SECOND, "StartPeriod": 0})
+    until(patient.realtime_answers, "Realtime's health, asked by hand")
+    yield None
+
+
 @fault("container-missing")
 def the_gateway_is_removed(patient: Patient) -> Broken:
     container = patient.container("gateway")
@@ -839,6 +1034,12 @@ def the_gateway_is_removed(patient: Patient) -> Broken:
         yield None
     finally:
         container.rename(patient.deployment.container_name("gateway"))
+
+
+def _signal(container: Container, name: str) -> None:
+    """Sends a signal to every process of the container but its first, which would not take it."""
+    status, output = container.exec_run(["sh", "-c", f"kill -s {name} -- -1"])
+    assert status == 0, output
 
 
 @contextmanager
@@ -922,6 +1123,18 @@ _exits("secret-key-base-missing", "without SECRET_KEY_BASE", {"SECRET_KEY_BASE":
 _exits("app-name-missing", "without APP_NAME", {"APP_NAME": None})
 _exits("realtime-database-password-wrong", "a wrong DB_PASSWORD", {"DB_PASSWORD": "another-password"})
 _exits("realtime-database-unreachable", "DB_HOST leads nowhere", {"DB_HOST": "nowhere.invalid"})
+_exits("erlang-wants-ipv6", "without ERL_AFLAGS", {"ERL_AFLAGS": None})
+_exits("container-exits", "a PORT that is no number", {"PORT": "four thousand"})
+
+
+@fault("metrics-jwt-secret-missing", leaves="realtime")
+def the_newest_realtime_starts_without_metrics_jwt_secret(patient: Patient) -> Broken:
+    """It ends before it touches the database."""
+    if not patient.engine.images.list(NEWEST):
+        pytest.skip(f"no image {NEWEST} (set REALTIME_IMAGE_NEWEST to another): `docker pull {NEWEST}`")
+    patient.replace("realtime", image=NEWEST, environment={"METRICS_JWT_SECRET": None})
+    until(lambda: patient.container("realtime").attrs["RestartCount"], "a restart of the newest Realtime")
+    yield None
 
 
 @fault("schema-of-tenants-missing", leaves="realtime")
@@ -996,6 +1209,11 @@ def realtime_is_not_listening_yet(patient: Patient) -> Broken:
     patient.replace("realtime", environment={"PORT": "4009"})
     until(lambda: patient.container("realtime").status == "running", "the other Realtime")
     yield None
+
+
+@fault("realtime-unhealthy")
+def something_else_listens_where_realtime_should(patient: Patient) -> Broken:
+    yield patient.setup.model_copy(update={"realtime_url": patient.setup.url})
 
 
 @fault("upstream-refused", leaves="realtime")
@@ -1118,6 +1336,38 @@ def the_password_was_changed(patient: Patient) -> Broken:
             connection.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(user, password))
 
 
+@fault("postgres-starting")
+def postgres_waits_for_its_clients_to_leave(patient: Patient) -> Broken:
+    """Told to stop, it keeps its clients and takes no new one."""
+    with patient.connect():
+        patient.container("postgres").kill(signal="SIGTERM")
+
+        def refused() -> bool:
+            try:
+                patient.value("SELECT true")
+            except psycopg.OperationalError as answer:
+                return "the database system is shutting down" in str(answer)
+            return False
+
+        try:
+            until(refused, "a refusal of Postgres")
+            yield None
+        finally:
+            patient.restart_postgres()
+
+
+@fault("postgres-version-unsupported")
+def postgres_is_of_version_13(patient: Patient) -> Broken:
+    """No stack can run on it, so that the stack's own server stands behind one that says 13."""
+    assert patient.setup.dsn is not None
+    version, number = patient.value("SHOW server_version"), patient.value("SHOW server_version_num")
+    old = {number.encode(): b"13" + number[2:].encode(), version.encode(): b"13" + version[2:].encode()}
+    where = patient.setup.where
+    with relay((str(where["host"]), int(where["port"])), replacing=old) as port:
+        dsn = psycopg.conninfo.make_conninfo(patient.setup.dsn.get_secret_value(), host="127.0.0.1", port=port)
+        yield patient.setup.model_copy(update={"dsn": SecretStr(dsn)})
+
+
 @fault("postgres-login-refused")
 def the_user_may_not_log_in(patient: Patient) -> Broken:
     user = sql.Identifier(str(patient.setup.where["user"]))
@@ -1206,3 +1456,18 @@ def somebody_published_no_table(patient: Patient) -> Broken:
         yield patient.foreign()
     finally:
         patient.run("ALTER PUBLICATION supabase_realtime ADD TABLE public.wells")
+
+
+# What only the probe can see
+
+
+@fault("probe-failed", writing=True)
+def a_trigger_throws_the_rows_away(patient: Patient) -> Broken:
+    patient.run(
+        "CREATE FUNCTION public.thrown_away() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+        "CREATE TRIGGER thrown_away BEFORE INSERT ON public.wells FOR EACH ROW EXECUTE FUNCTION public.thrown_away()",
+    )
+    try:
+        yield None
+    finally:
+        patient.run("DROP FUNCTION public.thrown_away CASCADE")

@@ -175,7 +175,7 @@ def test_verbose_shows_every_check_and_what_it_saw() -> None:
 def test_the_json_has_the_fields_that_are_documented() -> None:
     document = json.loads(examine(WELL, checks=[INDEPENDENT]).model_dump_json())
     assert set(document) == {"setup", "started", "seconds", "findings", "unlooked", "root", "exit_status"}
-    assert set(document["findings"][0]) == {"check", "status", "seen", "cause", "likely", "cure", "page"}
+    assert set(document["findings"][0]) == {"check", "status", "seen", "cause", "likely", "cure", "page", "seconds"}
 
 
 def test_a_need_has_a_reason() -> None:
