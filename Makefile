@@ -8,7 +8,7 @@ python := $(venv)/bin/python
 ready := $(venv)/.requirements
 
 .DEFAULT_GOAL := help
-.PHONY: help up preview drift plan rehearse probe doctor secrets destroy test lint bench
+.PHONY: help up preview drift plan rehearse probe doctor secrets rotate destroy test lint bench
 
 help:
 	@echo 'make up        make or update the stack, and prove that an insert reaches a subscriber'
@@ -19,6 +19,7 @@ help:
 	@echo 'make probe     prove again that an insert reaches a subscriber'
 	@echo 'make doctor    say what is wrong with a running stack, with its cause and its cure'
 	@echo 'make secrets   generate the secrets that a stack lacks'
+	@echo 'make rotate    give a secret another value everywhere: make rotate SECRET=jwt'
 	@echo 'make destroy   remove the stack'
 	@echo 'make test, make lint, make bench'
 	@echo 'STACK=name picks the stack; it is $(STACK)'
@@ -28,6 +29,9 @@ up: $(ready)
 
 preview drift probe secrets destroy: $(ready)
 	@$(python) -m deploy $@ --stack $(STACK)
+
+rotate: $(ready)
+	@$(python) -m deploy rotate --stack $(STACK) $(SECRET)
 
 plan: $(ready)
 	@$(python) -m plan --stack $(STACK)

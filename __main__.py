@@ -24,6 +24,12 @@ try:
 except settings.SettingsError as faulty:
     raise pulumi.RunError(str(faulty)) from None
 
+if stack_settings.rotation is not None:
+    pulumi.log.warn(
+        f"the rotation of {stack_settings.rotation.key} is not finished: "
+        f"`make up STACK={stack_settings.stack}` finishes it"
+    )
+
 stack = RealtimeStack(stack_settings.name, settings=stack_settings)
 for output, value in stack.outputs.items():
     pulumi.export(output, value)

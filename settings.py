@@ -450,6 +450,44 @@ class Table(Section):
         return tuple(role for role in SUBSCRIBING_ROLES if "SELECT" in self.privileges[role])
 
 
+ROTATION = "rotation"
+"""Config key of the rotation that is under way, written by ``python -m deploy rotate``, encrypted."""
+
+
+class PendingRotation(Section):
+    """A secret on its way from one value to the next, from before the first step until after the last."""
+
+    key: str = Field(description="Config key of the secret.")
+    previous: SecretStr = Field(description="Its value before, which opens what has not got the next one yet.")
+    next: SecretStr = Field(description="Its value afterwards.")
+
+    def recorded(self) -> str:
+        """What is written to the config: JSON with both values, to be encrypted."""
+        return json.dumps(
+            {
+                "key": self.key,
+                "previous": self.previous.get_secret_value(),
+                "next": self.next.get_secret_value(),
+            }
+        )
+
+
+def _pending_rotation(value: Any) -> Any:
+    """The record as the config has it. Its fault never says its text, which holds secrets."""
+    if not isinstance(value, str):
+        return value
+    try:
+        pending = PendingRotation.model_validate_json(value)
+    except ValidationError:
+        pending = None
+    if pending is None or pending.key not in secret_keys():
+        raise ValueError(
+            f"is no record of a rotation; find out which secrets are in force (`make doctor`), then `pulumi config rm "
+            f"{ROTATION}`"
+        )
+    return pending
+
+
 class Settings(Section):
     """The whole config of one stack."""
 
@@ -462,6 +500,7 @@ class Settings(Section):
     migrations: Annotated[Expression | None, BeforeValidator(_none_if_empty)] = Field(
         None, description="Folder of the application's own SQL, run in order; empty for none."
     )
+    rotation: Annotated[PendingRotation | None, BeforeValidator(_pending_rotation)] = None
 
     @property
     def name(self) -> str:
@@ -506,7 +545,7 @@ def load(
         section, _, field = key.partition(".")
         if section in SECTIONS and field in SECTIONS[section].model_fields:
             document[section][field] = _parsed(SECTIONS[section], field, value)
-        elif key in ("tables", "migrations"):
+        elif key in ("tables", "migrations", ROTATION):
             document[key] = _parsed(Settings, key, value)
         else:
             faults.append(_unknown_key(key))

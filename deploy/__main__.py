@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from deploy import commands
+from deploy import commands, rotation
 from deploy.errors import DeployError
 from settings import DEVELOPMENT_STACK, SettingsError
 
@@ -26,7 +26,9 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="command", required=True)
     up = verbs.add_parser("up", help="make or update the stack, and prove that it works")
     up.add_argument("--started", type=float, default=None, help="when the work began, seconds since 1970")
-    for verb in (up, *(verbs.add_parser(name, help=text) for name, (_, text) in COMMANDS.items())):
+    rotate = verbs.add_parser("rotate", help="give a secret another value, everywhere")
+    rotate.add_argument("secret", choices=list(rotation.SECRETS))
+    for verb in (up, rotate, *(verbs.add_parser(name, help=text) for name, (_, text) in COMMANDS.items())):
         verb.add_argument("--stack", default=DEVELOPMENT_STACK, help="default: %(default)s")
     return top
 
@@ -37,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if chosen.command == "up":
             return commands.up(chosen.stack, chosen.started)
+        if chosen.command == "rotate":
+            return commands.rotate(chosen.stack, chosen.secret)
         return COMMANDS[chosen.command][0](chosen.stack)
     except SettingsError as faulty:
         print(*faulty.faults, sep="\n", file=sys.stderr)

@@ -12,7 +12,7 @@ from pathlib import Path
 import docker
 
 import settings
-from deploy import backend, docker_objects, generated, preflight, pulumi_cli, recovery
+from deploy import backend, docker_objects, generated, preflight, pulumi_cli, recovery, rotation
 from deploy.engine import Engine, run_attached
 from deploy.errors import DeployError
 
@@ -67,6 +67,11 @@ def up(stack: str, started: float | None) -> int:
     preflight.fetch_images(client, preflight.images(wanted))
     check_ports(client, wanted)
     interrupted = recover(prepared, client)
+    pending = wanted.rotation
+    if pending is not None:
+        if code := bring_database_back(engine, client, wanted):
+            return code
+        rotation.put_in_place(engine, client, wanted, pending)
     code = engine.run("up", "--yes", "--skip-preview", *REFRESHED)
     if (
         interrupted
@@ -76,11 +81,44 @@ def up(stack: str, started: float | None) -> int:
         # The providers of a killed engine live on for a while, and one of them finished what it had been asked for.
         code = engine.run("up", "--yes", "--skip-preview", *REFRESHED)
     if code:
-        return code
+        return unfinished(wanted, code)
+    if pending is not None:
+        rotation.prove_and_forget(engine, client, load_settings(engine), pending)
     if code := run_doctor(engine, "probe"):
         return code
     print_endpoints(prepared, seconds=time.time() - begun)
     return 0
+
+
+def rotate(stack: str, name: str) -> int:
+    """Give a secret another value everywhere, see that the old one is refused, and prove that the stack works.
+
+    What an interrupted one has begun is finished, with the value that it had chosen.
+    """
+    prepared = prepare(stack)
+    recovery.refuse_held(prepared.backend, stack)
+    prepared.engine.select(create=False)
+    rotation.begin(prepared.engine, load_settings(prepared.engine), name)
+    return up(stack, None)
+
+
+def bring_database_back(engine: Engine, client: docker.DockerClient, wanted: settings.Settings) -> int:
+    """Make the container of a Postgres that is gone and has data again, so that it can take a password; exit code.
+
+    Nothing else is updated meanwhile: which password Postgres knows is not certain.
+    """
+    name = f"{wanted.name}-postgres"
+    if not rotation.holds_data(client, wanted) or any(c.name == name for c in docker_objects.containers(client)):
+        return 0
+    targets = [f"--target=**{component}**" for component in ("RealtimeStack::", "StackNetwork", "PostgresServer")]
+    return engine.run("up", "--yes", "--skip-preview", *REFRESHED, *targets)
+
+
+def unfinished(wanted: settings.Settings, code: int) -> int:
+    """Say which rotation a failed update has left unfinished; the same exit code."""
+    if wanted.rotation is not None:
+        print(rotation.unfinished(wanted.rotation, wanted.stack), file=sys.stderr)
+    return code
 
 
 def check_ports(client: docker.DockerClient, wanted: settings.Settings) -> None:
@@ -124,7 +162,9 @@ def drift(stack: str) -> int:
     client = docker_objects.connect(os.environ)
     engine = prepare(stack).engine
     engine.select(create=False)
-    load_settings(engine)
+    wanted = load_settings(engine)
+    if wanted.rotation is not None:
+        return unfinished(wanted, DRIFTED)
     if fault := recovery.postgres_fault(client, stack, engine.export()):
         print(fault, file=sys.stderr)
         return DRIFTED

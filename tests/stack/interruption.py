@@ -33,13 +33,13 @@ class Moment:
 
 
 @contextmanager
-def at(deployment: Deployment, moment: Moment) -> Iterator[subprocess.Popen[bytes]]:
-    """`deploy up`, leader of a process group of its own, at the moment; fails when it ends without reaching it."""
+def at(deployment: Deployment, moment: Moment, *command: str) -> Iterator[subprocess.Popen[bytes]]:
+    """`deploy up`, or another of its commands, leader of a process group of its own, at the moment; fails when it ends without reaching it."""
     log = deployment.folder / "up.log"
     with (
         log.open("wb") as output,
         subprocess.Popen(
-            [sys.executable, "-m", "deploy", "up", "--stack", deployment.stack],
+            [sys.executable, "-m", "deploy", *(command or ("up",)), "--stack", deployment.stack],
             cwd=deployment.folder,
             env=deployment.environ,
             stdout=output,
@@ -62,13 +62,13 @@ def at(deployment: Deployment, moment: Moment) -> Iterator[subprocess.Popen[byte
 
 
 @contextmanager
-def killed(deployment: Deployment, moment: Moment, *, plugins_too: bool = False) -> Iterator[None]:
-    """`deploy up` has been killed at the moment: SIGKILL to its process group, as when a terminal is closed by force.
+def killed(deployment: Deployment, moment: Moment, *command: str, plugins_too: bool = False) -> Iterator[None]:
+    """`deploy up`, or another of its commands, has been killed at the moment: SIGKILL to its process group, as when a terminal is closed by force.
 
     The engine's plugins have process groups of their own and outlive it, as they do for a user; ``plugins_too``
     kills them as well, as a power cut does. The block's end ends those that are left.
     """
-    with at(deployment, moment) as update:
+    with at(deployment, moment, *command) as update:
         plugins = psutil.Process(update.pid).children(recursive=True)
         os.killpg(update.pid, signal.SIGKILL)
         if plugins_too:

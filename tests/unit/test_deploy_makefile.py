@@ -60,7 +60,7 @@ def test_without_a_recent_enough_python_one_line_says_so(project: Path, python: 
     assert not (project / ".venv").exists()
 
 
-@pytest.mark.parametrize("target", ["up", "preview", "drift", "plan", "probe", "secrets", "destroy"])
+@pytest.mark.parametrize("target", ["up", "preview", "drift", "plan", "probe", "secrets", "rotate", "destroy"])
 @pytest.mark.parametrize(("arguments", "stack"), [((), "dev"), (("STACK=prod",), "prod")])
 def test_every_target_works_on_stack_dev_unless_told(
     project: Path, target: str, arguments: tuple[str, ...], stack: str
@@ -75,6 +75,6 @@ def test_every_target_works_on_stack_dev_unless_told(
 def test_without_a_target_the_targets_are_listed_and_nothing_is_done(project: Path) -> None:
     listed = make(project)
     assert listed.returncode == 0
-    for target in ("up", "preview", "drift", "plan", "probe", "secrets", "destroy", "test", "lint", "bench"):
+    for target in ("up", "preview", "drift", "plan", "probe", "secrets", "rotate", "destroy", "test", "lint", "bench"):
         assert f"make {target}" in listed.stdout
     assert not (project / ".venv").exists()
