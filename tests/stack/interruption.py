@@ -34,7 +34,10 @@ class Moment:
 
 @contextmanager
 def at(deployment: Deployment, moment: Moment, *command: str) -> Iterator[subprocess.Popen[bytes]]:
-    """`deploy up`, or another of its commands, leader of a process group of its own, at the moment; fails when it ends without reaching it."""
+    """`deploy up`, or the command given, leader of a process group of its own, at the moment.
+
+    Fails when it ends without reaching it.
+    """
     log = deployment.folder / "up.log"
     with (
         log.open("wb") as output,
@@ -63,7 +66,9 @@ def at(deployment: Deployment, moment: Moment, *command: str) -> Iterator[subpro
 
 @contextmanager
 def killed(deployment: Deployment, moment: Moment, *command: str, plugins_too: bool = False) -> Iterator[None]:
-    """`deploy up`, or another of its commands, has been killed at the moment: SIGKILL to its process group, as when a terminal is closed by force.
+    """`deploy up`, or the command given, has been killed at the moment.
+
+    SIGKILL goes to its process group, as when a terminal is closed by force.
 
     The engine's plugins have process groups of their own and outlive it, as they do for a user; ``plugins_too``
     kills them as well, as a power cut does. The block's end ends those that are left.
