@@ -33,6 +33,8 @@ class RealtimeDatabase(pulumi.ComponentResource):
     Everything is deleted with ``volume``, without a statement in a database that goes as well.
     """
 
+    schemas: list[postgresql.Schema]
+    """Where Realtime keeps its tenants, and what it makes for each."""
     publication: postgresql.Publication
 
     def __init__(
@@ -65,7 +67,7 @@ class RealtimeDatabase(pulumi.ComponentResource):
             return pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=list(resources)))
 
         roles = DatabaseRoles("roles", roles=[str(role) for role in REQUIRED_ROLES], opts=own)
-        schemas = [
+        self.schemas = [
             postgresql.Schema(
                 schema,
                 name=schema,
@@ -77,7 +79,7 @@ class RealtimeDatabase(pulumi.ComponentResource):
             )
             for schema in REALTIME_SCHEMAS
         ]
-        ready: list[pulumi.Resource] = list(schemas)
+        ready: list[pulumi.Resource] = list(self.schemas)
         if migrations is not None:
             ready = [ApplicationMigrations("migrations", folder=migrations, opts=after(own, *ready))]
         secured = [self._secured(table, after(own, *ready)) for table in tables]

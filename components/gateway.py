@@ -10,6 +10,7 @@ import yaml
 
 from components.network import StackNetwork, container_defaults, health_check
 from components.realtime import PORT as REALTIME_PORT
+from providers.container_readiness import ContainerReadiness
 from settings import ApiRole, GatewaySettings
 
 PORT = 8000
@@ -141,12 +142,14 @@ class Gateway(pulumi.ComponentResource):
             ports=[docker.ContainerPortArgs(internal=PORT, external=settings.port, ip=settings.host)],
             capabilities=docker.ContainerCapabilitiesArgs(drops=["ALL"]),
             healthcheck=health_check("resty", "-e", STATUS.format(port=STATUS_PORT)),
-            wait_timeout=120,
             stop_timeout=10,
             destroy_grace_seconds=10,
             **container_defaults(stack, memory=settings.memory),
             opts=pulumi.ResourceOptions(
                 parent=self, delete_before_replace=True, replace_on_changes=["healthcheck", "uploads"]
             ),
+        )
+        ContainerReadiness(
+            "gateway-ready", container=self.container.id, timeout=120, opts=pulumi.ResourceOptions(parent=self)
         )
         self.register_outputs({"container_id": self.container.id})

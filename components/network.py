@@ -20,8 +20,8 @@ def labels(stack: str) -> dict[str, str]:
 def container_defaults(stack: str, *, memory: int) -> dict[str, Any]:
     """Arguments that every container of the stack gets.
 
-    A healthy container before anything that depends on it starts; a restart unless somebody stopped it; 30 MB of
-    log; no more memory than told (MiB) and no swap beyond it; no way to gain privileges.
+    A restart unless somebody stopped it; 30 MB of log; no more memory than told (MiB) and no swap beyond it; no way
+    to gain privileges. ContainerReadiness holds back what depends on the container's server.
     """
     return {
         "labels": [docker.ContainerLabelArgs(label=k, value=v) for k, v in labels(stack).items()],
@@ -32,7 +32,6 @@ def container_defaults(stack: str, *, memory: int) -> dict[str, Any]:
         "log_opts": {"max-size": "10m", "max-file": "3"},
         "security_opts": ["no-new-privileges:true"],
         "must_run": True,
-        "wait": True,
     }
 
 

@@ -8,6 +8,7 @@ import pulumi
 import pulumi_docker as docker
 
 from components.network import LOOPBACK, StackNetwork, container_defaults, health_check, labels
+from providers.container_readiness import ContainerReadiness
 from settings import PostgresSettings
 
 SQL = Path(__file__).parent.parent / "sql"
@@ -31,7 +32,7 @@ class PostgresServer(pulumi.ComponentResource):
     Healthy when it answers over TCP: during its first start it answers on its socket only, and restarts.
 
     Resources: docker.Volume ``<name>`` and ``<name>-keys``, which survive a replaced container and, when
-    ``settings.protect``, the stack; docker.Container ``<name>``.
+    ``settings.protect``, the stack; docker.Container ``<name>``; ContainerReadiness.
     """
 
     address: str
@@ -90,7 +91,6 @@ class PostgresServer(pulumi.ComponentResource):
             capabilities=docker.ContainerCapabilitiesArgs(drops=["ALL"], adds=CAPABILITIES),
             shm_size=64,
             healthcheck=health_check("pg_isready", "-h", LOOPBACK, "-U", settings.user, "-d", settings.database),
-            wait_timeout=180,
             stop_timeout=60,
             destroy_grace_seconds=60,
             **container_defaults(stack, memory=settings.memory),
@@ -105,4 +105,5 @@ class PostgresServer(pulumi.ComponentResource):
                 ),
             ),
         )
+        ContainerReadiness("postgres-ready", container=self.container.id, timeout=180, opts=child_opts)
         self.register_outputs({"address": self.address, "container_id": self.container.id})

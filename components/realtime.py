@@ -5,10 +5,11 @@ from __future__ import annotations
 import pulumi
 import pulumi_docker as docker
 
-from components.database import PUBLICATION
+from components.database import PUBLICATION, RealtimeDatabase
 from components.network import LOOPBACK, StackNetwork, container_defaults, health_check
 from components.postgres import PORT as POSTGRES_PORT
 from components.realtime_versions import version_environment
+from providers.container_readiness import ContainerReadiness
 from providers.network_alias import NetworkAlias
 from providers.tenant import LIMITS, RealtimeTenant
 from settings import JwtSettings, PostgresSettings, RealtimeSettings
@@ -57,8 +58,11 @@ def realtime_environment(
 class RealtimeServer(pulumi.ComponentResource):
     """Realtime with its one tenant, ready for the first subscriber.
 
-    Resources: docker.Container ``<name>``, on loopback for its management API; NetworkAlias, the name of the
-    tenant, under which the gateway calls; RealtimeTenant, which raises TenantError when it does not connect.
+    The server starts as soon as its schemas are there; its tenant waits for the whole database.
+
+    Resources: docker.Container ``<name>``, on loopback for its management API; ContainerReadiness; NetworkAlias, the
+    name of the tenant, under which the gateway calls; RealtimeTenant, which raises TenantError when it does not
+    connect.
     """
 
     container: docker.Container
@@ -72,6 +76,7 @@ class RealtimeServer(pulumi.ComponentResource):
         postgres: PostgresSettings,
         jwt: JwtSettings,
         database_address: str,
+        database: RealtimeDatabase,
         volume: docker.Volume,
         stack: str,
         network: StackNetwork,
@@ -96,17 +101,20 @@ class RealtimeServer(pulumi.ComponentResource):
             read_only=True,
             tmpfs={"/tmp": "rw,mode=1777,size=64m"},  # noqa: S108 - inside the container
             healthcheck=health_check(*ANSWERS),
-            wait_timeout=120,
             stop_timeout=10,
             destroy_grace_seconds=10,
             **container_defaults(stack, memory=settings.memory),
             opts=pulumi.ResourceOptions.merge(
-                child_opts, pulumi.ResourceOptions(delete_before_replace=True, replace_on_changes=["healthcheck"])
+                child_opts,
+                pulumi.ResourceOptions(
+                    depends_on=database.schemas, delete_before_replace=True, replace_on_changes=["healthcheck"]
+                ),
             ),
         )
         alias = NetworkAlias(
             "alias", container=self.container.id, network=network.network.id, alias=settings.tenant, opts=child_opts
         )
+        ready = ContainerReadiness("realtime-ready", container=self.container.id, timeout=120, opts=child_opts)
         self.tenant = RealtimeTenant(
             "tenant",
             external_id=settings.tenant,
@@ -125,7 +133,7 @@ class RealtimeServer(pulumi.ComponentResource):
             slot_name=SLOT,
             server=self.container.id,
             opts=pulumi.ResourceOptions.merge(
-                child_opts, pulumi.ResourceOptions(depends_on=[alias], deleted_with=volume)
+                child_opts, pulumi.ResourceOptions(depends_on=[database, alias, ready], deleted_with=volume)
             ),
         )
         self.register_outputs({"container_id": self.container.id, "tenant": self.tenant.external_id})

@@ -49,10 +49,11 @@ class RealtimeStack(pulumi.ComponentResource):
             postgres=postgres,
             jwt=settings.jwt,
             database_address=server.address,
+            database=database,
             volume=server.volume,
             stack=settings.stack,
             network=network,
-            opts=child(database),
+            opts=child(server),
         )
         Gateway(
             f"{settings.name}-gateway",

@@ -5,28 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pulumi
-from pulumi.dynamic import (
-    ConfigureRequest,
-    CreateResult,
-    DiffResult,
-    ReadResult,
-    Resource,
-    ResourceProvider,
-    UpdateResult,
-)
+from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, UpdateResult
+
+from providers.docker_engine import DockerProvider, docker_client
 
 if TYPE_CHECKING:
     import docker
 
 INPUTS = ("container", "network", "alias")
-
-_host: str | None = None
-
-
-def _client() -> docker.DockerClient:
-    import docker  # noqa: PLC0415 - only the process that talks to the engine pays for the import
-
-    return docker.DockerClient(base_url=_host) if _host else docker.from_env()
 
 
 def _attachments(client: docker.DockerClient, container: str) -> dict[str, Any]:
@@ -36,37 +22,28 @@ def _attachments(client: docker.DockerClient, container: str) -> dict[str, Any]:
 
 
 def _ensure(props: dict[str, Any]) -> dict[str, Any]:
-    client = _client()
-    try:
+    with docker_client() as client:
         endpoint = _attachments(client, props["container"]).get(props["network"])
         if endpoint is None or props["alias"] not in (endpoint["Aliases"] or ()):
             network = client.networks.get(props["network"])
             if endpoint is not None:
                 network.disconnect(props["container"])
             network.connect(props["container"], aliases=[props["alias"]])
-    finally:
-        client.close()
     return {key: props[key] for key in INPUTS}
 
 
-class NetworkAliasProvider(ResourceProvider):
-    def configure(self, req: ConfigureRequest) -> None:
-        global _host  # noqa: PLW0603 - the docker provider's own config, the same for every resource of the process
-        _host = req.config.get("docker:host")
-
+class NetworkAliasProvider(DockerProvider):
     def create(self, props: dict[str, Any]) -> CreateResult:
         return CreateResult(id_=props["alias"], outs=_ensure(props))
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
         from docker.errors import NotFound  # noqa: PLC0415
 
-        client = _client()
         try:
-            endpoint = _attachments(client, props["container"]).get(props["network"])
+            with docker_client() as client:
+                endpoint = _attachments(client, props["container"]).get(props["network"])
         except NotFound:
             return ReadResult(id_="", outs={})
-        finally:
-            client.close()
         present = endpoint is not None and props["alias"] in (endpoint["Aliases"] or ())
         live = {**{key: props[key] for key in INPUTS}, "alias": props["alias"] if present else ""}
         return ReadResult(id_=id_, outs=live, inputs=live)

@@ -14,6 +14,7 @@ from psycopg import sql
 from pulumi.dynamic import ConfigureRequest, CreateResult, DiffResult, ReadResult, Resource, UpdateResult
 
 from providers.connection import Cursor, DatabaseError, DatabaseProvider, transaction
+from providers.first_subscription import SubscriptionError, subscribe
 from settings import RealtimeSettings, load_section
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ CONNECTS_WITH_CLIENT = "replication_connected"
 to its first client (lib/realtime/tenants.ex, health_check, v2.129.8); before, it connects, and the next one says so."""
 READY_TIMEOUT = 90.0
 """Seconds for the tenant to become healthy: its first health call runs some sixty migrations."""
-POLL = 0.25
+SUBSCRIBED_TIMEOUT = 60.0
+"""Seconds for the first subscription, which starts the replication."""
+POLL = 0.1
 
 _realtime: RealtimeSettings | None = None
 
@@ -180,7 +183,7 @@ def _live(external_id: str) -> dict[str, Any] | None:
 
 
 def _put(props: Mapping[str, Any]) -> dict[str, Any]:
-    """PUT the tenant until its row says what is declared, then wait until it is healthy and connected.
+    """PUT the tenant until its row says what is declared, wait until it is healthy and connected, and subscribe once.
 
     A PUT may go unanswered while Realtime restarts, or be answered 401 with the row stored all the same
     (v2.129.8): the row decides, and a repeated PUT is harmless.
@@ -212,14 +215,44 @@ def _put(props: Mapping[str, Any]) -> dict[str, Any]:
                     data = health.json().get("data", {}) if health.is_success else {}
                     last = f"health answered {health.status_code} {data}"
                     if data.get("healthy") and (data.get("db_connected") or CONNECTS_WITH_CLIENT in data):
-                        return declared
+                        break
             except httpx.TransportError as unanswered:
                 last = f"{type(unanswered).__name__}"
             time.sleep(POLL)
-    raise TenantError(
-        f"tenant {external_id} was not healthy within {READY_TIMEOUT:.0f} s (last: {last}); "
-        "the log of the Realtime container says why: `docker logs`"
-    )
+        else:
+            raise TenantError(
+                f"tenant {external_id} was not healthy within {READY_TIMEOUT:.0f} s (last: {last}); "
+                "the log of the Realtime container says why: `docker logs`"
+            )
+    _start_replication(declared)
+    return declared
+
+
+def _start_replication(declared: Mapping[str, Any]) -> None:
+    """Subscribe once to a published table, if there is one, so that no client has to wait for the first time."""
+    with transaction() as cursor:
+        cursor.execute(
+            "SELECT schemaname, tablename FROM pg_publication_tables WHERE pubname = %s LIMIT 1",
+            [declared["publication"]],
+        )
+        published = cursor.fetchone()
+    if published is None:
+        return
+    try:
+        subscribe(
+            port=_configured().host_port,
+            tenant=declared["external_id"],
+            jwt_secret=declared["jwt_secret"],
+            schema=published["schemaname"],
+            table=published["tablename"],
+            timeout=SUBSCRIBED_TIMEOUT,
+        )
+    except SubscriptionError as refused:
+        raise TenantError(
+            f"tenant {declared['external_id']} is healthy, but a subscription to {published['schemaname']}."
+            f"{published['tablename']} was not served within {SUBSCRIBED_TIMEOUT:.0f} s (last: {refused}); "
+            "`make doctor` says why, and so does the log of the Realtime container"
+        ) from None
 
 
 def _applied(props: Mapping[str, Any]) -> dict[str, Any]:
@@ -276,10 +309,11 @@ class RealtimeTenantProvider(DatabaseProvider):
 class RealtimeTenant(Resource, module="index", name="RealtimeTenant"):
     """The tenant that clients reach, named by the first label of the Host header that arrives at Realtime.
 
-    Made or adopted, then warmed up until Realtime calls it healthy and connected to the database, so that the
-    first subscriber does not wait for the tenant's migrations. ``server`` is the id of Realtime's container: another
-    one warms the tenant up again. Raises DatabaseError when the server cannot decode changes with wal2json, and
-    TenantError when Realtime refuses the tenant or does not connect within READY_TIMEOUT.
+    Made or adopted, then warmed up until Realtime calls it healthy and connected to the database and has served a
+    first subscription, so that no client waits for the tenant's migrations or for the start of the replication.
+    ``server`` is the id of Realtime's container: another one warms the tenant up again. Raises DatabaseError when the
+    server cannot decode changes with wal2json, and TenantError when Realtime refuses the tenant, does not connect
+    within READY_TIMEOUT or serves no subscription within SUBSCRIBED_TIMEOUT.
     """
 
     external_id: pulumi.Output[str]

@@ -26,6 +26,7 @@ PROVIDER = "__provider"
 NOT_IN_THE_DATABASE = (
     "docker:",
     "pulumi:providers:",
+    f"{DYNAMIC}ContainerReadiness",
     f"{DYNAMIC}NetworkAlias",
     f"{DYNAMIC}RealtimeTenant",
 )

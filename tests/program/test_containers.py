@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from plan.program import PROJECT, Resource, Secret
-from tests.program.recorder import SECRETS, Program, overridden, variables
+from tests.program.recorder import SECRETS, Program, label_of, overridden, variables
 
 CONTAINERS = ("postgres", "realtime", "gateway")
 PORTS = {
@@ -219,15 +219,15 @@ def test_the_file_system_of_realtime_is_read_only_but_for_tmp(program: Program) 
     ],
 )
 def test_what_depends_on_a_server_waits_until_it_is_healthy(name: str, asks: list[str], program: Program) -> None:
-    inputs = program[f"Container {name}"].inputs
-    assert inputs["wait"] is True
-    assert inputs["healthcheck"]["tests"] == ["CMD", *asks]
+    container, ready = program[f"Container {name}"], program[f"ContainerReadiness {name}-ready"]
+    assert container.inputs["healthcheck"]["tests"] == ["CMD", *asks]
+    assert program.waits_for(label_of(ready), label_of(container))
 
 
 def test_kong_is_healthy_when_its_status_listener_says_so(program: Program) -> None:
     inputs = program["Container gateway"].inputs
     command, flag, script = inputs["healthcheck"]["tests"][1:]
-    assert (inputs["wait"], command, flag) == (True, "resty", "-e")
+    assert (command, flag) == ("resty", "-e")
     assert 'connect("127.0.0.1", 8100)' in script
     assert "GET /status " in script
 

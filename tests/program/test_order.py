@@ -16,6 +16,7 @@ from tests.program.recorder import Program, label_of
 PATH = (
     "Network network",
     "Container postgres",
+    "ContainerReadiness postgres-ready",
     "DatabaseRoles roles",
     "Schema _realtime",
     "ApplicationMigrations migrations",
@@ -23,10 +24,9 @@ PATH = (
     "Grant service_role-select-insert-update-delete-public",
     "PublicationHandover handover",
     "Publication publication",
-    "Container realtime",
-    "NetworkAlias alias",
     "RealtimeTenant tenant",
     "Container gateway",
+    "ContainerReadiness gateway-ready",
 )
 
 
@@ -50,9 +50,13 @@ def test_each_part_of_the_path_waits_for_the_one_before(earlier: str, later: str
         ("Publication publication", "Grant anon-usage-public", "else a subscriber would get Error 401"),
         ("PublicationHandover handover", "TableSecurity public.wells", "a failure must leave the old publication"),
         ("Container realtime", "Schema _realtime", "it exits with 3F000 without"),
+        ("ContainerReadiness realtime-ready", "Container realtime", "it is asked inside"),
+        ("RealtimeTenant tenant", "ContainerReadiness realtime-ready", "its management API makes it"),
         ("RealtimeTenant tenant", "Publication publication", "a newer Realtime never looks for it again"),
         ("RealtimeTenant tenant", "Schema realtime", "its health call makes the tenant's functions there"),
         ("Container gateway", "RealtimeTenant tenant", "Realtime remembers for 30 s that a tenant was not there"),
+        ("NetworkAlias alias", "Container realtime", "it is a name of it"),
+        ("RealtimeTenant tenant", "NetworkAlias alias", "it stands for the whole server"),
         ("Container gateway", "NetworkAlias alias", "the gateway calls Realtime by it"),
     ],
 )

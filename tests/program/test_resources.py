@@ -51,6 +51,7 @@ def test_a_stack_declares_these_resources_and_no_other(stack: str, program: Prog
             (VOLUME, "postgres-data"),
             (VOLUME, "postgres-keys"),
             (CONTAINER, "postgres"),
+            (f"{DYNAMIC}ContainerReadiness", "postgres-ready"),
             (f"{COMPONENT}RealtimeDatabase", f"{name}-database"),
             (POSTGRESQL, "postgresql"),
             (f"{DYNAMIC}DatabaseRoles", "roles"),
@@ -70,10 +71,12 @@ def test_a_stack_declares_these_resources_and_no_other(stack: str, program: Prog
             (PUBLICATION, "publication"),
             (f"{COMPONENT}RealtimeServer", f"{name}-realtime"),
             (CONTAINER, "realtime"),
+            (f"{DYNAMIC}ContainerReadiness", "realtime-ready"),
             (f"{DYNAMIC}NetworkAlias", "alias"),
             (f"{DYNAMIC}RealtimeTenant", "tenant"),
             (f"{COMPONENT}Gateway", f"{name}-gateway"),
             (CONTAINER, "gateway"),
+            (f"{DYNAMIC}ContainerReadiness", "gateway-ready"),
         ]
     )
 
@@ -87,9 +90,9 @@ def test_a_stack_declares_these_resources_and_no_other(stack: str, program: Prog
             {"StackNetwork", "PostgresServer", "RealtimeDatabase", "RealtimeServer", "Gateway"},
         ),
         ("StackNetwork", "RealtimeStack", {"network"}),
-        ("PostgresServer", "RealtimeStack", {"postgres-data", "postgres-keys", "postgres"}),
-        ("RealtimeServer", "RealtimeStack", {"realtime", "alias", "tenant"}),
-        ("Gateway", "RealtimeStack", {"gateway"}),
+        ("PostgresServer", "RealtimeStack", {"postgres-data", "postgres-keys", "postgres", "postgres-ready"}),
+        ("RealtimeServer", "RealtimeStack", {"realtime", "realtime-ready", "alias", "tenant"}),
+        ("Gateway", "RealtimeStack", {"gateway", "gateway-ready"}),
     ],
 )
 def test_a_component_holds_its_own_resources(

@@ -202,8 +202,13 @@ def update(*properties: str) -> Step:
     return Step("update", set(properties))
 
 
-REALTIME_ANEW = {"NetworkAlias alias": update("container"), "RealtimeTenant tenant": update("server")}
-"""What follows another container of Realtime: its alias is looked after, and its tenant warmed up."""
+REALTIME_ANEW = {
+    "ContainerReadiness realtime-ready": update("container"),
+    "NetworkAlias alias": update("container"),
+    "RealtimeTenant tenant": update("server"),
+}
+"""What follows another container of Realtime: it is waited for, its alias is looked after, and its tenant warmed up."""
+GATEWAY_ANEW = {"ContainerReadiness gateway-ready": update("container")}
 
 FAULTS = [
     Fault(
@@ -326,12 +331,12 @@ FAULTS = [
     Fault(
         name="Kong's container removed",
         make=gateway_removed,
-        steps={"Container gateway": Step("create")},
+        steps={"Container gateway": Step("create"), **GATEWAY_ANEW},
     ),
     Fault(
         name="Kong's container replaced by one with another config",
         make=gateway_replaced,
-        steps={"Container gateway": Step("create")},
+        steps={"Container gateway": Step("create"), **GATEWAY_ANEW},
     ),
     Fault(
         name="Realtime's network alias lost",
