@@ -147,11 +147,19 @@ def recover(prepared: Prepared, client: docker.DockerClient) -> bool:
 
 
 def preview(stack: str) -> int:
-    """Show what an update would change."""
+    """Show what an update would change, and fail when the policy pack objects to it."""
     engine = prepare(stack).engine
     engine.select(create=True)
     load_settings(engine)
-    return engine.run("preview", "--diff")
+    return engine.run("preview", "--diff", *policy_pack(engine.project))
+
+
+def policy_pack(project: Path) -> tuple[str, ...]:
+    """The options by which the engine asks the project's policy pack; none for a project without one."""
+    pack = project / "policy"
+    if not (pack / "PulumiPolicy.yaml").exists():
+        return ()
+    return "--policy-pack", str(pack), "--policy-pack-config", str(pack / "config.json")
 
 
 def drift(stack: str) -> int:

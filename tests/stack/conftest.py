@@ -23,7 +23,7 @@ from docker.errors import DockerException, ImageNotFound
 from settings import IMAGE_VARIABLES, NAMESPACE, SECTIONS
 
 PROJECT = Path(__file__).parents[2]
-SOURCES = ("components", "providers", "deploy", "doctor", "sql")
+SOURCES = ("components", "providers", "deploy", "doctor", "policy", "sql")
 PLUGINS = ("docker", "postgresql")
 WELLS = {"table": "public.wells", "read": ["anon", "authenticated"], "write": ["anon", "authenticated"]}
 
