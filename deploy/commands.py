@@ -12,7 +12,7 @@ from pathlib import Path
 import docker
 
 import settings
-from deploy import backend, docker_objects, generated, preflight, pulumi_cli, recovery, rotation
+from deploy import backend, docker_objects, generated, preflight, pulumi_cli, recovery, rotation, state
 from deploy.engine import Engine, run_attached
 from deploy.errors import DeployError
 
@@ -63,6 +63,8 @@ def up(stack: str, started: float | None) -> int:
     engine = prepared.engine
     recovery.refuse_held(prepared.backend, stack)
     engine.select(create=True)
+    if not state.resources(engine.export()):
+        generated.refuse_copied(PROJECT, stack)
     wanted = load_settings(engine)
     preflight.fetch_images(client, preflight.images(wanted))
     check_ports(client, wanted)
@@ -195,6 +197,7 @@ def run_doctor(engine: Engine, command: str) -> int:
 
 def make_secrets(stack: str) -> int:
     """Generate the secrets that the stack lacks; one that is set is never touched."""
+    generated.refuse_copied(PROJECT, stack)
     engine = prepare(stack).engine
     engine.select(create=True)
     present = engine.config()
