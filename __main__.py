@@ -30,6 +30,13 @@ if stack_settings.rotation is not None:
         f"`make up STACK={stack_settings.stack}` finishes it"
     )
 
+private_key = f"{settings.NAMESPACE}:{settings.PRIVATE_KEY}"
+if stack_settings.jwt.private_key is not None and not config.is_config_secret(private_key):
+    raise pulumi.RunError(
+        f"{private_key}: is in plain text; write it encrypted: "
+        f"`pulumi config get {settings.PRIVATE_KEY} | pulumi config set --secret {settings.PRIVATE_KEY}`"
+    )
+
 stack = RealtimeStack(stack_settings.name, settings=stack_settings)
 for output, value in stack.outputs.items():
     pulumi.export(output, value)

@@ -36,6 +36,11 @@ NAME_BYTES = 63
 LAST_INTEGER = 2_147_483_647
 """Postgres's integer, in which Realtime stores a tenant's limits."""
 LAST_PORT = 65_535
+EXPIRY_WARNING_DAYS = 60
+"""How long before the keys end everybody is told."""
+RSA_BITS = 2048
+PRIVATE_KEY = "jwt.private_key"
+"""The one secret that not every stack has: a default would not be encrypted, so Pulumi.yaml cannot call it one."""
 LAST_SECOND = 99_999_999_999
 """In the year 5138: a greater number of seconds was meant as milliseconds."""
 
@@ -100,6 +105,15 @@ class Command(StrEnum):
         if self is Command.ALL:
             return ("SELECT", "INSERT", "UPDATE", "DELETE")
         return (self.value.upper(),)
+
+
+class JwtAlgorithm(StrEnum):
+    """How the keys are signed: with a secret that Realtime shares (HS256), or with a private key of which it gets
+    the public half."""
+
+    HS256 = "HS256"
+    ES256 = "ES256"
+    RS256 = "RS256"
 
 
 class Event(StrEnum):
@@ -315,6 +329,12 @@ class JwtSettings(Section):
     """The keys that clients present."""
 
     secret: Secret32 = Field(description="Secret that signs the anon and service_role keys, HS256.")
+    algorithm: JwtAlgorithm = Field(
+        default=JwtAlgorithm.HS256, description="What signs the keys: HS256 jwt.secret, ES256 or RS256 jwt.private_key."
+    )
+    private_key: Annotated[SecretStr | None, BeforeValidator(_none_if_empty)] = Field(
+        default=None, description="PEM of the private key that signs the keys, a secret; empty with HS256."
+    )
     issued_at: Annotated[int, Field(ge=0), AfterValidator(_seconds)] = Field(
         1_767_225_600, description="When the keys were issued, seconds since 1970; fixed, so that keys never change."
     )
@@ -678,6 +698,7 @@ def _missing(path: str) -> str:
 def _cross_faults(settings: Settings, now: datetime) -> list[str]:
     """Faults that only two keys together show, or a key and the time."""
     faults = (*_secret_faults(settings), *_port_faults(settings), *_expiry_faults(settings.jwt, now))
+    faults += tuple(_signing_faults(settings.jwt))
     return [f"{NAMESPACE}:{key}: {message}" for key, message in (*faults, *_table_faults(settings.tables))]
 
 
@@ -701,6 +722,34 @@ def _port_faults(settings: Settings) -> Iterator[tuple[str, str]]:
     ):
         if (other := first.setdefault(port, key)) != key:
             yield key, f"is {port}, which {other} uses already; give each its own port"
+
+
+def _signing_faults(jwt: JwtSettings) -> Iterator[tuple[str, str]]:
+    key, algorithm = PRIVATE_KEY, jwt.algorithm
+    if algorithm is JwtAlgorithm.HS256:
+        if jwt.private_key is not None:
+            yield key, f"is set, and jwt.algorithm is HS256, which does not use it; `pulumi config rm {key}`"
+    elif jwt.private_key is None:
+        yield key, f"is missing, and {algorithm} signs with it; `make secrets` generates it"
+    elif (fault := _private_key_fault(algorithm, jwt.private_key.get_secret_value())) is not None:
+        yield key, f"{fault}; `pulumi config rm {key}`, then `make secrets` generates one"
+
+
+def _private_key_fault(algorithm: JwtAlgorithm, pem: str) -> str | None:
+    """Why a private key cannot sign with an algorithm (RFC 7518, 3.3 and 3.4); None when it can."""
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 - most stacks have no private key
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa  # noqa: PLC0415
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
+
+    try:
+        key = load_pem_private_key(pem.encode(), password=None)
+    except (TypeError, ValueError, UnsupportedAlgorithm):
+        return "is not a private key in PEM without a passphrase"
+    if algorithm is JwtAlgorithm.ES256:
+        fits = isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP256R1)
+        return None if fits else "is not a key of curve P-256, which ES256 signs with"
+    fits = isinstance(key, rsa.RSAPrivateKey) and key.key_size >= RSA_BITS
+    return None if fits else f"is not an RSA key of {RSA_BITS} bits or more, which RS256 signs with"
 
 
 def _expiry_faults(jwt: JwtSettings, now: datetime) -> Iterator[tuple[str, str]]:

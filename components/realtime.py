@@ -13,6 +13,7 @@ from providers.container_readiness import ContainerReadiness
 from providers.network_alias import NetworkAlias
 from providers.tenant import LIMITS, RealtimeTenant
 from settings import JwtSettings, PostgresSettings, RealtimeSettings
+from tokens import public_keys, tenant_secret
 
 PORT = 4000
 SLOT = "supabase_realtime_replication_slot"
@@ -118,7 +119,8 @@ class RealtimeServer(pulumi.ComponentResource):
         self.tenant = RealtimeTenant(
             "tenant",
             external_id=settings.tenant,
-            jwt_secret=pulumi.Output.secret(jwt.secret.get_secret_value()),
+            jwt_secret=pulumi.Output.secret(tenant_secret(jwt)),
+            public_keys=public_keys(jwt),
             limits={limit: getattr(settings, limit) for limit in LIMITS},
             database={
                 "db_host": database_address,

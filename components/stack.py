@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pulumi
@@ -11,7 +12,7 @@ from components.gateway import Gateway
 from components.network import LOOPBACK, StackNetwork
 from components.postgres import PostgresServer
 from components.realtime import RealtimeServer
-from settings import SUBSCRIBING_ROLES, ApiRole, Settings, Table
+from settings import EXPIRY_WARNING_DAYS, SUBSCRIBING_ROLES, ApiRole, Settings, Table
 from tokens import api_key
 
 
@@ -64,8 +65,18 @@ class RealtimeStack(pulumi.ComponentResource):
             network=network,
             opts=child(realtime_server),
         )
+        warn_of_expiry(settings.jwt.expires_at, datetime.now(UTC))
         self.outputs = stack_outputs(settings)
         self.register_outputs(self.outputs)
+
+
+def warn_of_expiry(expires_at: datetime, now: datetime) -> None:
+    """Warn in every preview and update of the last days in which the keys are valid."""
+    if (left := expires_at - now) < timedelta(days=EXPIRY_WARNING_DAYS):
+        pulumi.log.warn(
+            f"the anon and service_role keys end on {expires_at:%Y-%m-%d}, in {left.days} days; raise jwt.issued_at "
+            "or jwt.lifetime_days, run `make up`, and hand out the new anon key"
+        )
 
 
 def stack_outputs(settings: Settings) -> dict[str, Any]:

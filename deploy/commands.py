@@ -205,6 +205,12 @@ def make_secrets(stack: str) -> int:
     for key in missing:
         engine.ask("config", "set", "--secret", key, stdin=generated.generate(key))
         print(f"{key}: generated")
+    algorithm = str(present.get(f"{settings.NAMESPACE}:jwt.algorithm", settings.JwtAlgorithm.HS256))
+    if algorithm != settings.JwtAlgorithm.HS256 and not present.get(f"{settings.NAMESPACE}:{settings.PRIVATE_KEY}"):
+        missing.append(settings.PRIVATE_KEY)
+        private_key = generated.generate_private_key(algorithm)
+        engine.ask("config", "set", "--secret", settings.PRIVATE_KEY, stdin=private_key)
+        print(f"{settings.PRIVATE_KEY}: generated")
     if not missing:
         print(f"stack {stack} has all its secrets; nothing was changed")
     return 0

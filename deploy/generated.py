@@ -10,6 +10,8 @@ from typing import Any
 
 from deploy.backend import stack_file
 from deploy.errors import DeployError
+from settings import NAMESPACE, JwtAlgorithm
+from tokens import new_private_key
 
 LENGTHS = {"realtime.db_enc_key": 16, "realtime.secret_key_base": 96}
 """Characters, which are bytes here: AES-128 wants exactly 16, Phoenix 64 or more."""
@@ -21,6 +23,16 @@ ALPHABET = string.ascii_letters + string.digits
 def generate(key: str) -> str:
     """A new random value for a secret config key."""
     return "".join(secrets.choice(ALPHABET) for _ in range(LENGTHS.get(key, USUAL_LENGTH)))
+
+
+def generate_private_key(algorithm: str) -> str:
+    """A new private key that signs with ES256 or RS256, as PEM. Raises DeployError for an algorithm that is unknown."""
+    try:
+        return new_private_key(JwtAlgorithm(algorithm))
+    except ValueError:
+        raise DeployError(
+            f"{NAMESPACE}:jwt.algorithm: {algorithm!r} is not one of {', '.join(JwtAlgorithm)}; use one of these"
+        ) from None
 
 
 def refuse_copied(project: Path, stack: str) -> None:

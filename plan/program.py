@@ -27,7 +27,8 @@ from pulumi.runtime.mocks import MockEngine, MockMonitor, MockSettings
 from pulumi.runtime.proto import resource_pb2
 from pulumi.runtime.settings import configure
 
-from settings import AES_128_KEY_BYTES, NAMESPACE, ROTATION, secret_keys
+from settings import AES_128_KEY_BYTES, NAMESPACE, PRIVATE_KEY, ROTATION, JwtAlgorithm, secret_keys
+from tokens import new_private_key
 
 PROJECT = Path(__file__).parent.parent
 STACK = "pulumi:pulumi:Stack"
@@ -146,6 +147,8 @@ def stack_config(stack: str, project: Path = PROJECT) -> StackConfig:
             values[key] = placeholder(key.partition(":")[2])
         elif key == f"{NAMESPACE}:{ROTATION}":
             continue  # what is declared does not depend on it
+        elif key == f"{NAMESPACE}:{PRIVATE_KEY}":
+            values[key] = ""
         else:
             raise PlanError(
                 f"{key} in Pulumi.{stack}.yaml is encrypted, and a plan decrypts nothing; it is not a secret, so "
@@ -153,6 +156,9 @@ def stack_config(stack: str, project: Path = PROJECT) -> StackConfig:
             )
     missing = tuple(key for key in secret_keys() if f"{NAMESPACE}:{key}" not in values)
     values |= {f"{NAMESPACE}:{key}": placeholder(key) for key in missing}
+    algorithm = values.get(f"{NAMESPACE}:jwt.algorithm", "")
+    if algorithm in tuple(JwtAlgorithm) and algorithm != JwtAlgorithm.HS256:
+        values[f"{NAMESPACE}:{PRIVATE_KEY}"] = new_private_key(JwtAlgorithm(algorithm))
     return StackConfig(project=project, stack=stack, values=values, missing=missing)
 
 
@@ -205,7 +211,7 @@ def run(config: StackConfig) -> Program:
             organization="",
         )
         configure(settings)
-        set_all_config(dict(config.values), [f"{NAMESPACE}:{key}" for key in secret_keys()])
+        set_all_config(dict(config.values), [f"{NAMESPACE}:{key}" for key in (*secret_keys(), PRIVATE_KEY)])
         await run_in_stack(_run_main)
 
     def _run_main() -> None:

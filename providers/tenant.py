@@ -40,7 +40,7 @@ PLAIN = (
     "ssl_enforced",
 )
 NUMBERS = (*LIMITS, "poll_interval_ms", "poll_max_changes", "poll_max_record_bytes")
-DECLARED = ("external_id", "jwt_secret", *LIMITS, *ENCRYPTED, *PLAIN)
+DECLARED = ("external_id", "jwt_secret", "jwt_jwks", *LIMITS, *ENCRYPTED, *PLAIN)
 SECRETS = ("jwt_secret", "db_password")
 """Shown as ``[secret]`` whatever their value, so that ``changed_secrets`` says which of them somebody changed."""
 CONNECTS_WITH_CLIENT = "replication_connected"
@@ -98,7 +98,7 @@ def read_tenant(cursor: Cursor, external_id: str, enc_key: str) -> dict[str, Any
         return None
     cursor.execute(
         sql.SQL(
-            "SELECT t.jwt_secret, {limits}, e.settings FROM _realtime.tenants t "
+            "SELECT t.jwt_secret, t.jwt_jwks, {limits}, e.settings FROM _realtime.tenants t "
             "LEFT JOIN _realtime.extensions e ON e.tenant_external_id = t.external_id AND e.type = %s "
             "WHERE t.external_id = %s"
         ).format(limits=sql.SQL(", ").join(sql.Identifier("t", limit) for limit in LIMITS)),
@@ -111,6 +111,7 @@ def read_tenant(cursor: Cursor, external_id: str, enc_key: str) -> dict[str, Any
     return {
         "external_id": external_id,
         "jwt_secret": _decrypted(tenant["jwt_secret"], enc_key),
+        "jwt_jwks": tenant["jwt_jwks"] or {},
         **{limit: tenant[limit] for limit in LIMITS},
         **{key: _decrypted(settings[key], enc_key) for key in ENCRYPTED if key in settings},
         **{key: settings[key] for key in PLAIN if key in settings},
@@ -150,6 +151,7 @@ def tenant_document(props: Mapping[str, Any]) -> dict[str, Any]:
             "name": props["external_id"],
             "external_id": props["external_id"],
             "jwt_secret": props["jwt_secret"],
+            "jwt_jwks": props["jwt_jwks"] or None,
             **{limit: props[limit] for limit in LIMITS},
             "extensions": [{"type": EXTENSION, "settings": settings}],
         }
@@ -324,6 +326,7 @@ class RealtimeTenant(Resource, module="index", name="RealtimeTenant"):
         *,
         external_id: str,
         jwt_secret: pulumi.Input[str],
+        public_keys: Mapping[str, Any],
         limits: Mapping[str, int],
         database: Mapping[str, pulumi.Input[str]],
         poll_interval_ms: int,
@@ -339,6 +342,7 @@ class RealtimeTenant(Resource, module="index", name="RealtimeTenant"):
             {
                 "external_id": external_id,
                 "jwt_secret": jwt_secret,
+                "jwt_jwks": public_keys,
                 **limits,
                 **database,
                 "region": "us-east-1",

@@ -12,9 +12,9 @@ from doctor.checks import realtime, tenant
 from doctor.checks.finding import Finding, check, failed, ok, skipped, warning
 from doctor.checks.handshake import handshake
 from doctor.checks.setup import Need, Setup
+from settings import EXPIRY_WARNING_DAYS
 
-DAYS_LEFT = 60
-ALGORITHMS = ("HS256", "HS384", "HS512")
+ALGORITHMS = ("HS256", "HS384", "HS512", "ES256", "RS256")
 
 
 @check("the keys are JWTs with the right claims", needs=(Need.KEY,))
@@ -44,7 +44,7 @@ def expiry(setup: Setup) -> Finding:
     days = (moment - datetime.now(UTC)).total_seconds() / 86_400
     if days <= 0:
         return failed("key-expired", f"expired on {moment:%Y-%m-%d %H:%M} UTC")
-    if days < DAYS_LEFT:
+    if days < EXPIRY_WARNING_DAYS:
         return warning("key-expires-soon", f"ends on {moment:%Y-%m-%d}, in {days:.0f} days", days=f"{days:.0f}")
     return ok(f"until {moment:%Y-%m-%d}, {days:.0f} days left")
 
@@ -56,9 +56,9 @@ def signature(setup: Setup) -> Finding:
     if secret is None:
         return skipped(f"the tenant's secret is not known: {setup.config_reason}")
     for role, key in keys.items():
-        if not tenant.signed(key.get_secret_value(), secret):
+        if not tenant.verifies(setup, key.get_secret_value(), secret):
             return failed("key-signature-wrong", f"the key of {role} is not signed with the tenant's jwt_secret")
-    return ok(f"the tenant's jwt_secret verifies {', '.join(keys)}")
+    return ok(f"the tenant verifies {', '.join(keys)}")
 
 
 @check(

@@ -17,6 +17,7 @@ from doctor.checks.finding import Finding, check, failed, ok, skipped, warning
 from doctor.checks.setup import Need, Setup
 from doctor.silence import PUBLICATION
 from providers.tenant import ENCRYPTED, EXTENSION, LIMITS, decrypt
+from tokens import public_keys, tenant_secret
 
 SUSPEND_HONOURED = Version(2, 34, 32)
 HEALTH_SECONDS = 5.0
@@ -75,11 +76,13 @@ def secret(setup: Setup) -> Finding:
         return skipped(_no_key(setup))
     settings = setup.config.jwt if setup.config else None
     if settings is not None:
-        if found != settings.secret.get_secret_value():
+        if found != tenant_secret(settings):
             return failed("tenant-secret-differs", f"jwt_secret of tenant {name} is not jwt.secret of the settings")
-    elif setup.anon_key is not None and not signed(setup.anon_key.get_secret_value(), found):
+        if (_row(setup, name).get("jwt_jwks") or {}) != public_keys(settings):
+            return failed("tenant-secret-differs", f"jwt_jwks of tenant {name} is not of jwt.private_key")
+    elif setup.anon_key is not None and not verifies(setup, setup.anon_key.get_secret_value(), found):
         return failed("tenant-secret-differs", f"jwt_secret of tenant {name} does not verify the anon key")
-    return ok(f"jwt_secret of tenant {name} is the one that signs the keys")
+    return ok(f"tenant {name} has what verifies the keys")
 
 
 @check("the tenant's connection leads to the database", after=(encryption,))
@@ -184,12 +187,24 @@ def health(setup: Setup) -> Finding:
         time.sleep(POLL_SECONDS)
 
 
-def signed(key: str, secret: str) -> bool:
-    """Whether a JWT's signature is by that secret, whatever its claims."""
+def verifies(setup: Setup, key: str, secret: str) -> bool:
+    """Whether the tenant takes a JWT's signature, whatever its claims.
+
+    HS256 with its jwt_secret, others with the key of its jwt_jwks that the JWT names
+    (lib/realtime_web/channels/auth/jwt_verification.ex, v2.32.12).
+    """
     options: Any = {"verify_exp": False, "verify_aud": False, "verify_iat": False, "verify_nbf": False}
     try:
-        jwt.decode(key, secret, algorithms=["HS256", "HS384", "HS512"], options=options)
-    except jwt.InvalidTokenError:
+        header = jwt.get_unverified_header(key)
+        if str(header.get("alg")).startswith("HS"):
+            jwt.decode(key, secret, algorithms=["HS256", "HS384", "HS512"], options=options)
+            return True
+        row = _row(setup, _name(setup) or "")
+        named = [jwk for jwk in (row.get("jwt_jwks") or {}).get("keys", ()) if jwk.get("kid") == header.get("kid")]
+        if not named:
+            return False
+        jwt.decode(key, jwt.PyJWK(named[0]), algorithms=["ES256", "RS256"], options=options)
+    except (jwt.InvalidTokenError, jwt.PyJWKError):
         return False
     return True
 

@@ -36,6 +36,7 @@ from tests.database.conftest import Connection, until
 from tests.database.engine import Engine, on_the_wire
 
 KEY = "sixteen-bytes-ok"
+PUBLIC_KEYS = {"keys": [{"kty": "EC", "crv": "P-256", "kid": "of-this-test", "x": "eA", "y": "eQ"}]}
 LIMITS = {
     "max_concurrent_users": 200,
     "max_events_per_second": 100,
@@ -62,6 +63,7 @@ REPLICATION = {
 DECLARED = {
     "external_id": "supabase-realtime",
     "jwt_secret": "the-client-key-secret-of-this-test-alone",
+    "jwt_jwks": {},
     **LIMITS,
     **DATABASE,
     **REPLICATION,
@@ -253,6 +255,10 @@ BY_HAND: dict[str, tuple[str, dict[str, Any]]] = {
         "UPDATE _realtime.tenants SET jwt_secret = NULL",
         {"changed_secrets": ["jwt_secret"]},
     ),
+    "public keys of somebody else": (
+        f"""UPDATE _realtime.tenants SET jwt_jwks = '{json.dumps(PUBLIC_KEYS)}'""",
+        {"jwt_jwks": PUBLIC_KEYS},
+    ),
     "a setting gone": (
         "UPDATE _realtime.extensions SET settings = settings - 'poll_max_changes'",
         {"poll_max_changes": None},
@@ -277,6 +283,16 @@ def test_a_change_by_hand_is_named(change: str, engine: Engine, admin: Connectio
     assert engine.drift(DECLARED) == seen
 
 
+def test_public_keys_are_told_as_they_are_and_read_back(engine: Engine, admin: Connection) -> None:
+    declared = {**DECLARED, "jwt_jwks": PUBLIC_KEYS}
+    told = tenant_document(tenant._whole_numbers(on_the_wire(declared)))["tenant"]["jwt_jwks"]
+    assert told == PUBLIC_KEYS
+    admin.execute("UPDATE _realtime.tenants SET jwt_jwks = %s", [Jsonb(told)])
+    assert read() == STORED | {"jwt_jwks": PUBLIC_KEYS}
+    engine.inputs, engine.outputs = on_the_wire(declared), on_the_wire(declared)
+    assert engine.drift(declared) == {}
+
+
 def test_no_drift_shows_a_secret(engine: Engine, admin: Connection) -> None:
     """The engine shows both values of a property that differs; these two are marked, whatever is in the database."""
     admin.execute(f"UPDATE _realtime.tenants SET jwt_secret = '{encrypted('told-by-nobody')}'".encode())
@@ -292,6 +308,7 @@ def test_no_drift_shows_a_secret(engine: Engine, admin: Connection) -> None:
         ("poll_interval_ms", 10, []),
         ("db_password", "other", []),
         ("server", "id-of-a-new-container", []),
+        ("jwt_jwks", PUBLIC_KEYS, []),
     ],
 )
 def test_a_change_of_the_config_is_one_of_the_tenant(property_: str, value: object, replaces: list[str]) -> None:
@@ -314,6 +331,7 @@ def test_the_api_is_told_everything_in_the_types_that_realtime_takes() -> None:
                 "name": "supabase-realtime",
                 "external_id": "supabase-realtime",
                 "jwt_secret": "the-client-key-secret-of-this-test-alone",
+                "jwt_jwks": None,
                 **LIMITS,
                 "extensions": [{"type": "postgres_cdc_rls", "settings": {**DATABASE, **REPLICATION}}],
             }

@@ -181,6 +181,7 @@ def test_the_tenant_knows_its_database_its_limits_and_its_slot(stack: str, progr
     assert declared(program["RealtimeTenant tenant"]) == {
         "external_id": "supabase-realtime",
         "jwt_secret": Secret(SECRETS["jwt.secret"]),
+        "jwt_jwks": {},
         "max_concurrent_users": 2000 if prod else 200,
         "max_events_per_second": 1000 if prod else 100,
         "max_bytes_per_second": 1_000_000 if prod else 100_000,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from plan.program import PlanError, Secret
@@ -85,3 +87,14 @@ def test_a_development_secret_is_refused_on_another_stack() -> None:
     }
     with pytest.raises(PlanError, match=r"jwt\.secret: is a development secret that anyone can read"):
         run_program("prod", config)
+
+
+@pytest.mark.parametrize(("days_left", "warned"), [(59, True), (61, False)])
+def test_the_last_sixty_days_of_the_keys_are_announced(
+    days_left: int, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    issued_at = int((datetime.now(UTC) - timedelta(days=100 - days_left, minutes=-1)).timestamp())
+    overridden(jwt__issued_at=str(issued_at), jwt__lifetime_days="100")
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    expected = f"in {days_left} days; raise jwt.issued_at or jwt.lifetime_days, run `make up`"
+    assert [expected in warning for warning in warnings] == [True] * warned

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -11,7 +12,7 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from settings import NAMESPACE, SECTIONS, Section, Settings, Table, load, secret_keys
+from settings import NAMESPACE, SECTIONS, JwtAlgorithm, Section, Settings, Table, load, secret_keys
 
 PROJECT: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "Pulumi.yaml").read_text())
 
@@ -27,6 +28,8 @@ TYPES: dict[object, str] = {
     str: "string",
     str | None: "string",
     SecretStr: "string",
+    SecretStr | None: "string",
+    JwtAlgorithm: "string",
     Table: "object",
 }
 
@@ -53,6 +56,8 @@ def declared_default(info: FieldInfo) -> dict[str, object]:
         return {}
     if isinstance(info.default, tuple):
         return {"default": list(info.default)}
+    if isinstance(info.default, StrEnum):
+        return {"default": info.default.value}
     return {"default": "" if info.default is None else info.default}
 
 

@@ -9,8 +9,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from pydantic import ValidationError
 
+from deploy.generated import generate_private_key
 from settings import (
     NAMESPACE,
     SECTIONS,
@@ -91,6 +94,10 @@ def config_of(changes: Mapping[str, object]) -> dict[str, object]:
 
 def loaded(changes: Mapping[str, object], *, stack: str = "prod", environ: Mapping[str, str] | None = None) -> Settings:
     return load(config_of(changes), stack=stack, environ=environ or {}, now=lambda: NOW)
+
+
+def pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> str:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
 
 def faults_of(
@@ -352,6 +359,52 @@ KEY_LIFETIME = [
         {"jwt.lifetime_days": 36_501},
         "jwt.lifetime_days: is above 36500, the highest value allowed; lower it",
         id="lifetime-of-a-century",
+    ),
+]
+
+OTHER_CURVE = ec.generate_private_key(ec.SECP384R1())
+SHORT_RSA = rsa.generate_private_key(public_exponent=65_537, key_size=1024)
+ANOTHER_KEY = "`pulumi config rm jwt.private_key`, then `make secrets` generates one"
+
+SIGNING = [
+    *(
+        pytest.param(
+            {"jwt.algorithm": algorithm},
+            f"jwt.private_key: is missing, and {algorithm} signs with it; `make secrets` generates it",
+            id=f"{algorithm}-without-a-key",
+        )
+        for algorithm in ("ES256", "RS256")
+    ),
+    pytest.param(
+        {"jwt.private_key": generate_private_key("ES256")},
+        "jwt.private_key: is set, and jwt.algorithm is HS256, which does not use it; "
+        "`pulumi config rm jwt.private_key`",
+        id="a-private-key-that-nothing-uses",
+    ),
+    pytest.param(
+        {"jwt.algorithm": "HS512"},
+        "jwt.algorithm: is not one of 'HS256', 'ES256' or 'RS256'; use one of these",
+        id="algorithm-unknown",
+    ),
+    pytest.param(
+        {"jwt.algorithm": "ES256", "jwt.private_key": "no key at all"},
+        f"jwt.private_key: is not a private key in PEM without a passphrase; {ANOTHER_KEY}",
+        id="not-a-key",
+    ),
+    pytest.param(
+        {"jwt.algorithm": "ES256", "jwt.private_key": generate_private_key("RS256")},
+        f"jwt.private_key: is not a key of curve P-256, which ES256 signs with; {ANOTHER_KEY}",
+        id="an-RSA-key-for-ES256",
+    ),
+    pytest.param(
+        {"jwt.algorithm": "ES256", "jwt.private_key": pem(OTHER_CURVE)},
+        f"jwt.private_key: is not a key of curve P-256, which ES256 signs with; {ANOTHER_KEY}",
+        id="another-curve",
+    ),
+    pytest.param(
+        {"jwt.algorithm": "RS256", "jwt.private_key": pem(SHORT_RSA)},
+        f"jwt.private_key: is not an RSA key of 2048 bits or more, which RS256 signs with; {ANOTHER_KEY}",
+        id="a-short-RSA-key",
     ),
 ]
 
@@ -742,6 +795,7 @@ BAD_CONFIGURATIONS = [
     *WRONG_TYPES,
     *SECRETS_MISSING_OR_WEAK,
     *KEY_LIFETIME,
+    *SIGNING,
     *NUMBERS_OUT_OF_RANGE,
     *NAMES,
     *IMAGES,
@@ -1019,6 +1073,14 @@ def test_a_table_may_be_declared_and_not_published() -> None:
 def test_the_order_of_events_is_not_a_difference() -> None:
     rigs = {"table": "public.rigs", "read": ["anon"], "events": ["delete", "insert"]}
     assert len(loaded(tables(wells(events=["insert", "delete"]), rigs)).tables) == 2
+
+
+@pytest.mark.parametrize("algorithm", ["ES256", "RS256"])
+def test_a_generated_private_key_signs(algorithm: str) -> None:
+    key = generate_private_key(algorithm)
+    jwt = loaded({"jwt.algorithm": algorithm, "jwt.private_key": key}).jwt
+    assert jwt.private_key is not None
+    assert jwt.private_key.get_secret_value() == key
 
 
 def test_keys_end_after_their_lifetime() -> None:

@@ -7,7 +7,8 @@ import pytest
 from pydantic import SecretStr
 
 import tokens
-from settings import ApiRole, JwtSettings
+from deploy.generated import generate_private_key
+from settings import ApiRole, JwtAlgorithm, JwtSettings
 
 CLIENT_SECRET = "the-client-key-secret-of-this-test-alone"
 MANAGEMENT_SECRET = "the-management-secret-of-this-test-alone"
@@ -119,3 +120,71 @@ def test_another_secret_or_moment_is_another_key() -> None:
         )
     }
     assert len(keys) == 4
+
+
+@pytest.fixture(scope="module", params=[JwtAlgorithm.ES256, JwtAlgorithm.RS256])
+def asymmetric(request: pytest.FixtureRequest) -> JwtSettings:
+    """Settings with a private key of their own."""
+    return JwtSettings(
+        secret=SecretStr(CLIENT_SECRET),
+        algorithm=request.param,
+        private_key=SecretStr(generate_private_key(request.param)),
+        issued_at=ISSUED_AT,
+        lifetime_days=3650,
+    )
+
+
+def verified(token: str, settings: JwtSettings) -> dict[str, object]:
+    """The claims of a token, verified with the public keys alone, by the one that it names."""
+    public = tokens.public_keys(settings)
+    named = jwt.PyJWKSet.from_dict(public)[jwt.get_unverified_header(token)["kid"]]
+    claims: dict[str, object] = jwt.decode(token, named, algorithms=[settings.algorithm.value])
+    return claims
+
+
+@pytest.mark.parametrize("role", ApiRole)
+def test_a_key_signed_with_a_private_key_is_verified_with_the_public_one(
+    role: ApiRole, asymmetric: JwtSettings
+) -> None:
+    token = tokens.api_key(asymmetric, role)
+    assert verified(token, asymmetric) == {
+        "role": role.value,
+        "iss": "supabase",
+        "iat": ISSUED_AT,
+        "exp": EXPIRES_AT,
+    }
+    header = jwt.get_unverified_header(token)
+    assert (header["alg"], header["typ"]) == (asymmetric.algorithm.value, "JWT")
+
+
+def test_a_key_signed_with_a_private_key_is_the_same_bytes_on_every_run(asymmetric: JwtSettings) -> None:
+    """Else every update would replace the gateway, and every client's key."""
+    first, again = (tokens.api_key(asymmetric, ApiRole.ANON) for _ in range(2))
+    assert first == again
+
+
+def test_realtime_is_given_the_public_half_alone(asymmetric: JwtSettings) -> None:
+    """The members of a public key (RFC 7518, 6.2.1 and 6.3.1); `d`, `p`, `q` and their like are the private ones."""
+    public = tokens.public_keys(asymmetric)
+    (key,) = public["keys"]
+    named = {"ES256": {"crv", "x", "y"}, "RS256": {"n", "e"}}[asymmetric.algorithm.value]
+    assert set(key) == {"kty", "kid", "alg", "use"} | named
+
+
+def test_another_private_key_has_another_kid(asymmetric: JwtSettings) -> None:
+    other = asymmetric.model_copy(update={"private_key": SecretStr(generate_private_key(asymmetric.algorithm.value))})
+    kids = {
+        jwt.get_unverified_header(tokens.api_key(settings, ApiRole.ANON))["kid"] for settings in (asymmetric, other)
+    }
+    assert len(kids) == 2
+
+
+def test_with_a_private_key_no_token_of_the_old_secret_is_valid(asymmetric: JwtSettings) -> None:
+    """Realtime goes on to verify HS256 with the tenant's jwt_secret, whatever its public keys."""
+    with pytest.raises(jwt.InvalidSignatureError):
+        decoded(tokens.api_key(SETTINGS, ApiRole.ANON), tokens.tenant_secret(asymmetric))
+
+
+def test_with_hs256_the_tenant_has_the_secret_that_signs_and_no_public_keys() -> None:
+    assert tokens.tenant_secret(SETTINGS) == CLIENT_SECRET
+    assert tokens.public_keys(SETTINGS) == {}
