@@ -19,6 +19,8 @@ COMMANDS: dict[str, tuple[Callable[[str], int], str]] = {
     "env": (commands.environment, "print the variables with which `pulumi` by hand sees the same stack"),
 }
 
+REPORTS: dict[str, Callable[[str], int]] = {"drift": commands.report_drift, "preview": commands.report_preview}
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
@@ -28,7 +30,9 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("--started", type=float, default=None, help="when the work began, seconds since 1970")
     rotate = verbs.add_parser("rotate", help="give a secret another value, everywhere")
     rotate.add_argument("secret", choices=list(rotation.SECRETS))
-    for verb in (up, rotate, *(verbs.add_parser(name, help=text) for name, (_, text) in COMMANDS.items())):
+    report = verbs.add_parser("report", help="drift or preview as Markdown on stdout, with the same exit code")
+    report.add_argument("of", choices=list(REPORTS))
+    for verb in (up, rotate, report, *(verbs.add_parser(name, help=text) for name, (_, text) in COMMANDS.items())):
         verb.add_argument("--stack", default=DEVELOPMENT_STACK, help="default: %(default)s")
     return top
 
@@ -41,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return commands.up(chosen.stack, chosen.started)
         if chosen.command == "rotate":
             return commands.rotate(chosen.stack, chosen.secret)
+        if chosen.command == "report":
+            return REPORTS[chosen.of](chosen.stack)
         return COMMANDS[chosen.command][0](chosen.stack)
     except SettingsError as faulty:
         print(*faulty.faults, sep="\n", file=sys.stderr)

@@ -12,9 +12,10 @@ from pathlib import Path
 import docker
 
 import settings
-from deploy import backend, docker_objects, generated, preflight, pulumi_cli, recovery, rotation, state
+from deploy import backend, docker_objects, generated, preflight, pulumi_cli, recovery, report, rotation, state
 from deploy.engine import Engine, run_attached
 from deploy.errors import DeployError
+from deploy.events import outcome
 
 PROJECT = Path(__file__).resolve().parent.parent
 REFRESHED = ("--refresh", "--run-program")
@@ -172,13 +173,41 @@ def drift(stack: str) -> int:
     client = docker_objects.connect(os.environ)
     engine = prepare(stack).engine
     engine.select(create=False)
-    wanted = load_settings(engine)
-    if wanted.rotation is not None:
-        return unfinished(wanted, DRIFTED)
-    if fault := recovery.postgres_fault(client, stack, engine.export()):
+    if fault := unobservable(engine, client):
         print(fault, file=sys.stderr)
         return DRIFTED
     return engine.run("preview", *REFRESHED, "--expect-no-changes", "--diff")
+
+
+def unobservable(engine: Engine, client: docker.DockerClient) -> str | None:
+    """Drift that the engine cannot look past, in one line; None when it can compare."""
+    wanted = load_settings(engine)
+    if wanted.rotation is not None:
+        return rotation.unfinished(wanted.rotation, wanted.stack)
+    return recovery.postgres_fault(client, engine.stack, engine.export())
+
+
+def report_drift(stack: str) -> int:
+    """What `drift` finds, as Markdown on stdout, the engine's own words on stderr; its exit code."""
+    client = docker_objects.connect(os.environ)
+    engine = prepare(stack).engine
+    engine.select(create=False)
+    if fault := unobservable(engine, client):
+        print(report.unobservable_report(stack, fault), end="")
+        return DRIFTED
+    code, events = engine.observe("preview", *REFRESHED, "--expect-no-changes", "--diff")
+    print(report.drift_report(stack, outcome(events)), end="")
+    return code
+
+
+def report_preview(stack: str) -> int:
+    """What `preview` shows, as Markdown on stdout, the engine's own words on stderr; its exit code."""
+    engine = prepare(stack).engine
+    engine.select(create=True)
+    load_settings(engine)
+    code, events = engine.observe("preview", "--diff", *policy_pack(engine.project))
+    print(report.preview_report(stack, outcome(events)), end="")
+    return code
 
 
 def probe(stack: str) -> int:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from deploy.errors import DeployError
+from deploy.events import read_events
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,23 @@ class Engine:
     def run(self, *arguments: str) -> int:
         """Run a command on the terminal; its exit code."""
         return run_attached([self.command, *arguments, "--stack", self.stack], cwd=self.project, environ=self.environ)
+
+    def observe(self, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
+        """Run a command with its words on stderr; its exit code, and what it did, event by event.
+
+        The engine's log of events is written for its developers, PULUMI_DEBUG_COMMANDS and all, and shows more than
+        anybody should keep: it lasts as long as the command, in a folder of this user alone.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            log = Path(folder) / "events"
+            log.touch()
+            code = run_attached(
+                [self.command, *arguments, "--stack", self.stack, "--event-log", str(log)],
+                cwd=self.project,
+                environ={**self.environ, "PULUMI_DEBUG_COMMANDS": "true"},
+                stdout=sys.stderr,
+            )
+            return code, read_events(log.read_text())
 
     def ask(self, *arguments: str, stdin: str | None = None) -> str:
         """What a command prints. Raises DeployError with the engine's own words when it fails."""
@@ -74,13 +94,13 @@ class Engine:
         self.ask("stack", "import", stdin=json.dumps(state))
 
 
-def run_attached(arguments: list[str], *, cwd: Path, environ: Mapping[str, str]) -> int:
+def run_attached(arguments: list[str], *, cwd: Path, environ: Mapping[str, str], stdout: TextIO | None = None) -> int:
     """Run a command on this terminal and wait for its end, whatever signal arrives meanwhile; its exit code.
 
     Ctrl-C reaches the command from the terminal, which then ends in good order; SIGTERM is passed on, since
     only this process gets it. Killed by a signal: 128 and the signal's number, as a shell says it.
     """
-    with subprocess.Popen(arguments, cwd=cwd, env=dict(environ)) as process:  # noqa: S603 - no shell, own arguments
+    with subprocess.Popen(arguments, cwd=cwd, env=dict(environ), stdout=stdout) as process:  # noqa: S603 - no shell, own arguments
         previous = {
             signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
             signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: process.terminate()),

@@ -10,11 +10,14 @@ from typing import Any
 
 import docker
 import httpx
+import jwt
 import pytest
 import yaml
 
-from settings import NAMESPACE, secret_keys
+from doctor.checks.handshake import handshake
+from settings import NAMESPACE, PRIVATE_KEY, secret_keys
 from tests.stack.conftest import PROJECT, Deployment, free_port, new_deployment, removed, unique_stack
+from tests.stack.secret_search import leaked
 
 PARTS = ("postgres", "realtime", "gateway")
 OPEN_FILES = f"{NAMESPACE}:realtime.rlimit_nofile"
@@ -23,11 +26,15 @@ DRIFTED = 7
 DECLINED = 401
 
 
-def copied(example: str, beside: Deployment) -> Deployment:
-    """Another environment in the same project: the example's file under another name, with free ports."""
+def copied(example: str, beside: Deployment, **settings: str) -> Deployment:
+    """Another environment in the same project: the example's file under another name, with free ports.
+
+    ``settings`` are what else its user writes; two underscores stand for the dot of a key.
+    """
     environment = replace(beside, stack=unique_stack(example))
     document = yaml.safe_load((PROJECT / f"Pulumi.{example}.yaml").read_text())
     document["config"] |= {f"{NAMESPACE}:{port}": str(free_port()) for port in PORTS}
+    document["config"] |= {f"{NAMESPACE}:{key.replace('__', '.')}": value for key, value in settings.items()}
     # A Docker engine without CAP_SYS_RESOURCE, as in a container, cannot raise its own limit.
     _, open_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     if OPEN_FILES in document["config"]:
@@ -87,8 +94,8 @@ def test_the_policy_pack_ends_a_preview(project: Deployment) -> None:
 
 @pytest.fixture(scope="module")
 def both(project: Deployment) -> Iterator[tuple[Deployment, Deployment]]:
-    """The two examples, staging and production, up beside each other."""
-    environments = copied("staging", project), copied("prod", project)
+    """The two examples, staging and production, up beside each other; production signs with a private key."""
+    environments = copied("staging", project), copied("prod", project, jwt__algorithm="ES256")
     try:
         for environment in environments:
             environment.deploy("secrets")
@@ -142,12 +149,51 @@ def test_no_secret_of_one_is_in_the_other(both: tuple[Deployment, Deployment]) -
     assert not values[0] & values[1]
 
 
+def test_a_key_signed_with_a_private_key_opens_realtime_and_the_shared_secret_opens_nothing(
+    both: tuple[Deployment, Deployment],
+) -> None:
+    """`up` has received rows with the anon key. Realtime verifies HS256 beside its JWKS, so the old secret counts."""
+    _, prod = both
+    config = json.loads(prod.pulumi("config", "--json", "--show-secrets").stdout)
+    key = prod.outputs()["anon_key"]
+    claims = jwt.decode(key, options={"verify_signature": False})
+    of_the_old_secret = jwt.encode(claims, config[f"{NAMESPACE}:jwt.secret"]["value"], algorithm="HS256")
+    url = f"http://127.0.0.1:{config[f'{NAMESPACE}:realtime.host_port']['value']}/socket/websocket"
+    assert jwt.get_unverified_header(key)["alg"] == "ES256"
+    assert handshake(url, key=key, host="supabase-realtime").accepted
+    refused = handshake(url, key=of_the_old_secret, host="supabase-realtime")
+    assert not refused.accepted
+    assert refused.status in (401, 403)
+
+
+def test_the_private_key_is_nowhere_in_plain_text(both: tuple[Deployment, Deployment]) -> None:
+    _, prod = both
+    pem = prod.pulumi("config", "get", PRIVATE_KEY).stdout
+    secret = {PRIVATE_KEY: pem.splitlines()[1]}
+    assert leaked(pem.encode(), secret)
+    assert not leaked(prod.pulumi("stack", "export").stdout.encode(), secret)
+    for path in prod.folder.rglob("*"):
+        if path.is_file() and ".venv" not in path.parts:
+            assert not leaked(path.read_bytes(), secret), path
+    engine = docker.from_env()
+    for part in PARTS:
+        container = engine.containers.get(prod.container_name(part))
+        assert not leaked(container.logs() + json.dumps(container.attrs).encode(), secret), part
+
+
 def test_a_change_of_one_is_drift_of_that_one_alone(both: tuple[Deployment, Deployment]) -> None:
+    """As the report tells it, which the workflow puts into an issue."""
     staging, prod = both
     with staging.database() as connection:
         connection.execute("DROP POLICY wells_delete ON public.wells")
-    assert staging.drift().returncode == DRIFTED
-    assert prod.drift().returncode == 0
+    drifted = staging.deploy("report", "drift", check=False)
+    assert drifted.returncode == DRIFTED, drifted.stderr
+    assert "| TableSecurity `public.wells` was changed by hand: `make up` changes it back" in drifted.stdout
+    assert "`policies[wells_delete]`" in drifted.stdout
+    assert drifted.stdout.startswith("# Drift of stack staging-")
+    as_declared = prod.deploy("report", "drift", check=False)
+    assert as_declared.returncode == 0, as_declared.stdout + as_declared.stderr
+    assert as_declared.stdout.endswith("The world is as declared: nothing to do.\n")
 
 
 def test_destroying_one_leaves_the_other_working(both: tuple[Deployment, Deployment]) -> None:

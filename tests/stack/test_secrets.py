@@ -110,6 +110,8 @@ def test_the_gateway_logs_no_key_of_a_client_that_calls_while_realtime_is_down(l
         ("deploy", "up"),
         ("deploy", "drift"),
         ("deploy", "preview"),
+        ("deploy", "report", "drift"),
+        ("deploy", "report", "preview"),
         ("pulumi", "preview", "--diff", "--show-full-output", "--refresh", "--run-program"),
         ("pulumi", "stack", "output", "--json"),
         ("pulumi", "stack", "--show-urns"),
