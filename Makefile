@@ -8,7 +8,7 @@ python := $(venv)/bin/python
 ready := $(venv)/.requirements
 
 .DEFAULT_GOAL := help
-.PHONY: help up preview drift plan rehearse probe doctor secrets rotate destroy test lint bench
+.PHONY: help up preview drift plan rehearse probe doctor secrets rotate backup restore metrics scrape-config destroy test lint bench
 
 help:
 	@echo 'make up        make or update the stack, and prove that an insert reaches a subscriber'
@@ -20,6 +20,10 @@ help:
 	@echo 'make doctor    say what is wrong with a running stack, with its cause and its cure'
 	@echo 'make secrets   generate the secrets that a stack lacks'
 	@echo 'make rotate    give a secret another value everywhere: make rotate SECRET=jwt'
+	@echo 'make backup    write the application'"'"'s schemas and rows into a file (TO=FILE)'
+	@echo 'make restore   put a backup in the place of what the database holds (FILE=…, REPLACE=yes)'
+	@echo 'make metrics   serve figures of Postgres to Prometheus, on loopback, until ended'
+	@echo 'make scrape-config  print what Prometheus is told about the stack'
 	@echo 'make destroy   remove the stack'
 	@echo 'make test, make lint, make bench'
 	@echo 'STACK=name picks the stack; it is $(STACK)'
@@ -27,11 +31,21 @@ help:
 up: $(ready)
 	@$(python) -m deploy up --stack $(STACK) --started $(STARTED)
 
-preview drift probe secrets destroy: $(ready)
+preview drift probe secrets scrape-config destroy: $(ready)
 	@$(python) -m deploy $@ --stack $(STACK)
 
 rotate: $(ready)
 	@$(python) -m deploy rotate --stack $(STACK) $(SECRET)
+
+metrics: $(ready)
+	@$(python) -m doctor metrics --stack $(STACK)
+
+backup: $(ready)
+	@$(python) -m deploy backup --stack $(STACK) $(if $(TO),--to '$(TO)')
+
+restore: $(ready)
+	@test -n '$(FILE)' || { echo 'name the backup: make restore FILE=backups/…' >&2; exit 1; }
+	@$(python) -m deploy restore --stack $(STACK) $(if $(filter yes,$(REPLACE)),--replace) '$(FILE)'
 
 plan: $(ready)
 	@$(python) -m plan --stack $(STACK)

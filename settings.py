@@ -314,6 +314,9 @@ class GatewaySettings(Section):
     port: Port = Field(8000, description="Port of the gateway: what clients connect to.")
     anonymous: bool = Field(False, description="Let requests without a valid key through to Realtime's own JWT check.")
     cors_origins: tuple[Origin, ...] = Field(("*",), description="Origins that browsers may call from.")
+    status_port: Annotated[int, Field(ge=0, le=LAST_PORT)] = Field(
+        0, description="Port of Kong's status and metrics on this machine's loopback; 0 for none."
+    )
     workers: Annotated[int, Field(ge=1, le=64)] = Field(1, description="Kong's nginx worker processes.")
     memory: Annotated[int, Field(ge=128)] = Field(256, description="Memory limit of the container, MiB.")
 
@@ -719,7 +722,10 @@ def _port_faults(settings: Settings) -> Iterator[tuple[str, str]]:
         ("postgres.host_port", settings.postgres.host_port),
         ("realtime.host_port", settings.realtime.host_port),
         ("gateway.port", settings.gateway.port),
+        ("gateway.status_port", settings.gateway.status_port),
     ):
+        if not port:
+            continue
         if (other := first.setdefault(port, key)) != key:
             yield key, f"is {port}, which {other} uses already; give each its own port"
 

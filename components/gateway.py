@@ -8,7 +8,7 @@ import pulumi
 import pulumi_docker as docker
 import yaml
 
-from components.network import StackNetwork, container_defaults, health_check
+from components.network import LOOPBACK, StackNetwork, container_defaults, health_check
 from components.realtime import PORT as REALTIME_PORT
 from providers.container_readiness import ContainerReadiness
 from settings import ApiRole, GatewaySettings
@@ -109,6 +109,14 @@ def gateway_environment(settings: GatewaySettings) -> dict[str, str]:
     }
 
 
+def published_ports(settings: GatewaySettings) -> list[docker.ContainerPortArgs]:
+    """The proxy where it is told to be; the status listener, which asks for no key, on loopback or nowhere."""
+    ports = [docker.ContainerPortArgs(internal=PORT, external=settings.port, ip=settings.host)]
+    if settings.status_port:
+        ports.append(docker.ContainerPortArgs(internal=STATUS_PORT, external=settings.status_port, ip=LOOPBACK))
+    return ports
+
+
 class Gateway(pulumi.ComponentResource):
     """The address that clients are given: a key check, CORS, the routes to Realtime, and no management path.
 
@@ -139,7 +147,7 @@ class Gateway(pulumi.ComponentResource):
             envs=[f"{key}={value}" for key, value in gateway_environment(settings).items()],
             uploads=[docker.ContainerUploadArgs(file=CONFIG_FILE, content=pulumi.Output.secret(config))],
             networks_advanced=[docker.ContainerNetworksAdvancedArgs(name=network.network.id)],
-            ports=[docker.ContainerPortArgs(internal=PORT, external=settings.port, ip=settings.host)],
+            ports=published_ports(settings),
             capabilities=docker.ContainerCapabilitiesArgs(drops=["ALL"]),
             healthcheck=health_check("resty", "-e", STATUS.format(port=STATUS_PORT)),
             stop_timeout=10,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from deploy import commands, rotation
 from deploy.errors import DeployError
+from deploy.scrape import EXPORTER
 from settings import DEVELOPMENT_STACK, SettingsError
 
 COMMANDS: dict[str, tuple[Callable[[str], int], str]] = {
@@ -23,16 +25,32 @@ REPORTS: dict[str, Callable[[str], int]] = {"drift": commands.report_drift, "pre
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """The command line. Each command sets ``run``, which takes the parsed arguments."""
     top = argparse.ArgumentParser(prog="python -m deploy", description="Runs the stack with everything it needs.")
     verbs = top.add_subparsers(dest="command", required=True)
     up = verbs.add_parser("up", help="make or update the stack, and prove that it works")
     up.add_argument("--started", type=float, default=None, help="when the work began, seconds since 1970")
+    up.set_defaults(run=lambda given: commands.up(given.stack, given.started))
     rotate = verbs.add_parser("rotate", help="give a secret another value, everywhere")
     rotate.add_argument("secret", choices=list(rotation.SECRETS))
+    rotate.set_defaults(run=lambda given: commands.rotate(given.stack, given.secret))
+    backup = verbs.add_parser("backup", help="write the application's schemas and rows into a new file")
+    backup.add_argument("--to", type=Path, metavar="FILE", help="default: backups/STACK-MOMENT.dump")
+    backup.set_defaults(run=lambda given: commands.back_up(given.stack, given.to))
+    restore = verbs.add_parser("restore", help="put a backup in the place of what the database holds")
+    restore.add_argument("file", type=Path, metavar="FILE", help="what `backup` wrote")
+    restore.add_argument("--replace", action="store_true", help="lose the rows that the database holds now")
+    restore.set_defaults(run=lambda given: commands.restore(given.stack, given.file, replace=given.replace))
+    scraping = verbs.add_parser("scrape-config", help="print what Prometheus is told about the stack")
+    scraping.add_argument("--token-file", type=Path, metavar="FILE", help="default: observability/STACK-metrics.token")
+    scraping.add_argument("--exporter", default=EXPORTER, metavar="HOST:PORT", help="of `python -m doctor metrics`")
+    scraping.set_defaults(run=lambda given: commands.scrape_config(given.stack, given.token_file, given.exporter))
     report = verbs.add_parser("report", help="drift or preview as Markdown on stdout, with the same exit code")
     report.add_argument("of", choices=list(REPORTS))
-    for verb in (up, rotate, report, *(verbs.add_parser(name, help=text) for name, (_, text) in COMMANDS.items())):
+    report.set_defaults(run=lambda given: REPORTS[given.of](given.stack))
+    for name, (_, text) in COMMANDS.items():
+        verbs.add_parser(name, help=text).set_defaults(run=lambda given: COMMANDS[given.command][0](given.stack))
+    for verb in verbs.choices.values():
         verb.add_argument("--stack", default=DEVELOPMENT_STACK, help="default: %(default)s")
     return top
 
@@ -41,18 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 1 for what the user has to mend first, else the exit code of what ran."""
     chosen = parser().parse_args(arguments)
     try:
-        if chosen.command == "up":
-            return commands.up(chosen.stack, chosen.started)
-        if chosen.command == "rotate":
-            return commands.rotate(chosen.stack, chosen.secret)
-        if chosen.command == "report":
-            return REPORTS[chosen.of](chosen.stack)
-        return COMMANDS[chosen.command][0](chosen.stack)
-    except SettingsError as faulty:
+        code: int = chosen.run(chosen)
+    except (SettingsError, DeployError) as faulty:
         print(*faulty.faults, sep="\n", file=sys.stderr)
-    except DeployError as faulty:
-        print(*faulty.faults, sep="\n", file=sys.stderr)
-    return 1
+        return 1
+    return code
 
 
 if __name__ == "__main__":

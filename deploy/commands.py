@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import docker
 
 import settings
-from deploy import backend, docker_objects, generated, preflight, pulumi_cli, recovery, report, rotation, state
+from deploy import (
+    backend,
+    backup,
+    docker_objects,
+    generated,
+    preflight,
+    pulumi_cli,
+    recovery,
+    report,
+    rotation,
+    scrape,
+    state,
+)
+from deploy.container_commands import ContainerCommands
 from deploy.engine import Engine, run_attached
 from deploy.errors import DeployError
 from deploy.events import outcome
+from providers.connection import conninfo
 
 PROJECT = Path(__file__).resolve().parent.parent
 REFRESHED = ("--refresh", "--run-program")
@@ -23,6 +41,9 @@ REFRESHED = ("--refresh", "--run-program")
 
 DRIFTED = 7
 """The engine's exit code for changes where none were expected."""
+
+POSTGRES_PORT = 5432
+"""On which Postgres listens in its container."""
 
 KILLED = 128
 """Exit codes from here on say that a signal ended the engine."""
@@ -262,6 +283,91 @@ def destroy(stack: str) -> int:
     recovery.clear(client, recovery.find_leftovers(client, stack, engine.export()))
     recovery.clear_volumes(client, stack, protected=protected)
     return 0
+
+
+def back_up(stack: str, to: Path | None) -> int:
+    """Dump the stack's database into a new file that only its owner may read."""
+    client = docker_objects.connect(os.environ)
+    prepared = prepare(stack)
+    prepared.engine.select(create=False)
+    server = database_server(prepared, client)
+    path = to or backup.default_file(PROJECT, stack, datetime.now(UTC))
+    try:
+        with terminated_as_interrupted():
+            contents = backup.back_up(server, path)
+    except KeyboardInterrupt:
+        raise DeployError("interrupted; no backup was made") from None
+    print(f"{path}: {path.stat().st_size} bytes, {len(contents.tables)} tables of Postgres {contents.server}")
+    return 0
+
+
+def restore(stack: str, path: Path, *, replace: bool) -> int:
+    """Put a dump in the place of what the stack's database holds, then bring the stack up to the declared state.
+
+    Realtime is stopped meanwhile: else its subscribers would be sent every restored row as an insert.
+    """
+    client = docker_objects.connect(os.environ)
+    prepared = prepare(stack)
+    recovery.refuse_held(prepared.backend, stack)
+    prepared.engine.select(create=False)
+    server = database_server(prepared, client)
+    listing = backup.check_restorable(server, path, backup.read_contents(server, path), replace=replace)
+    with terminated_as_interrupted(), recovery.stopped(client, f"{settings.NAMESPACE}-{stack}-realtime"):
+        backup.replace_database(server, path, listing, replace=replace)
+    print(f"{path} is restored; bringing stack {stack} up to the declared state", flush=True)
+    return up(stack, None)
+
+
+def scrape_config(stack: str, token_file: Path | None, exporter: str) -> int:
+    """Print what Prometheus is told about the stack, and write the token with which it reads Realtime's metrics."""
+    engine = prepare(stack).engine
+    engine.select(create=False)
+    wanted = load_settings(engine)
+    path = (token_file or PROJECT / "observability" / f"{stack}-metrics.token").absolute()
+    scrape.write_token(wanted, path)
+    print(scrape.rendered(scrape.scrape_config(wanted, token_file=path, exporter=exporter)), end="")
+    print(f"{path} holds the token; only its owner may read it", file=sys.stderr)
+    if not wanted.gateway.status_port:
+        print(
+            "the gateway's figures are not published; `pulumi config set gateway.status_port 8100` and `make up` "
+            "publish them on loopback",
+            file=sys.stderr,
+        )
+    return 0
+
+
+def database_server(prepared: Prepared, client: docker.DockerClient) -> backup.Server:
+    """The stack's Postgres, which must be running. Raises DeployError."""
+    engine = prepared.engine
+    wanted = load_settings(engine)
+    if wanted.rotation is not None:
+        raise DeployError(rotation.unfinished(wanted.rotation, wanted.stack))
+    postgres = wanted.postgres
+    exported = engine.export()
+    if fault := recovery.postgres_fault(client, engine.stack, exported):
+        raise DeployError(fault)
+    name = f"{settings.NAMESPACE}-{engine.stack}-postgres"
+    if state.id_of(exported, state.CONTAINER, name) is None:
+        raise DeployError(f"stack {engine.stack} has no Postgres yet; make it with `make up STACK={engine.stack}`")
+    return backup.Server(
+        commands=ContainerCommands(client, name),
+        host=name,
+        port=POSTGRES_PORT,
+        user=postgres.user,
+        database=postgres.database,
+        password=postgres.password.get_secret_value(),
+        conninfo=conninfo(postgres),
+    )
+
+
+@contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM is what Ctrl-C is, so that what was begun is ended in good order."""
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def environment(stack: str) -> int:

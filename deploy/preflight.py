@@ -39,11 +39,13 @@ def images(settings: Settings) -> dict[str, str]:
 
 def wanted_ports(settings: Settings) -> list[WantedPort]:
     """The ports of this machine that the stack publishes."""
-    return [
+    wanted = [
         WantedPort("postgres.host_port", "127.0.0.1", settings.postgres.host_port),
         WantedPort("realtime.host_port", "127.0.0.1", settings.realtime.host_port),
         WantedPort("gateway.port", settings.gateway.host, settings.gateway.port),
+        WantedPort("gateway.status_port", "127.0.0.1", settings.gateway.status_port),
     ]
+    return [want for want in wanted if want.port]
 
 
 def fetch_images(client: docker.DockerClient, wanted: Mapping[str, str]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,23 @@ def postgres_fault(client: docker.DockerClient, stack: str, exported: Mapping[st
             return None
         time.sleep(POLL_SECONDS)
     return f"container {name} is not healthy after {HEALTHY_SECONDS} s; `docker logs --tail 20 {name}` says why"
+
+
+@contextmanager
+def stopped(client: docker.DockerClient, name: str) -> Iterator[None]:
+    """A container is stopped until the block ends, however it ends; one that is gone or stopped stays so."""
+    try:
+        container = client.containers.get(name)
+    except NotFound:
+        container = None
+    if container is None or container.status != "running":
+        yield
+        return
+    container.stop(timeout=STOP_SECONDS)
+    try:
+        yield
+    finally:
+        container.start()
 
 
 def clear_never_started(client: docker.DockerClient, exported: Mapping[str, Any]) -> None:

@@ -158,6 +158,14 @@ def test_only_the_gateway_is_reachable_from_other_machines_and_only_when_told(st
     assert published == PORTS[stack]
 
 
+def test_kongs_status_is_published_on_loopback_alone_whatever_the_gateway_listens_on() -> None:
+    ports = overridden(gateway__status_port="8100", gateway__host="0.0.0.0")["Container gateway"].inputs["ports"]
+    assert [(port["ip"], port["internal"], port["external"]) for port in ports] == [
+        ("0.0.0.0", 8000, 8000),
+        ("127.0.0.1", 8100, 8100),
+    ]
+
+
 def test_a_container_uses_no_more_memory_than_told_and_no_swap(stack: str, program: Program) -> None:
     for name in CONTAINERS:
         inputs = program[f"Container {name}"].inputs
@@ -169,9 +177,13 @@ def test_the_open_files_of_realtime_are_limited_as_it_is_told(stack: str, progra
     assert program["Container realtime"].inputs["ulimits"] == [{"name": "nofile", "soft": files, "hard": files}]
 
 
-def test_a_container_keeps_thirty_megabytes_of_log(container: Resource) -> None:
-    assert container.inputs["logDriver"] == "json-file"
-    assert container.inputs["logOpts"] == {"max-size": "10m", "max-file": "3"}
+def test_every_container_of_the_program_keeps_thirty_megabytes_of_log(program: Program) -> None:
+    """By type, so that a container that comes later does too."""
+    containers = program.of_type("docker:index/container:Container")
+    assert {container.name for container in containers} >= set(CONTAINERS)
+    for container in containers:
+        assert container.inputs["logDriver"] == "json-file", container.name
+        assert container.inputs["logOpts"] == {"max-size": "10m", "max-file": "3"}, container.name
 
 
 def test_a_container_starts_again_unless_somebody_stopped_it(container: Resource) -> None:

@@ -190,7 +190,8 @@ def new_deployment(folder: Path, *, stack: str, settings: Mapping[str, Any]) -> 
             "PGOPTIONS": "-c synchronous_commit=off",
         },
     )
-    ports = {key: free_port() for key in ("postgres.host_port", "realtime.host_port", "gateway.port")}
+    keys = ("postgres.host_port", "realtime.host_port", "gateway.port", "gateway.status_port")
+    ports = {key: free_port() for key in keys}
     deployment.configure({**ports, "migrations": "sql/migrations", "tables": [WELLS], **settings})
     deployment.deploy("secrets")
     return deployment

@@ -60,7 +60,9 @@ def test_without_a_recent_enough_python_one_line_says_so(project: Path, python: 
     assert not (project / ".venv").exists()
 
 
-@pytest.mark.parametrize("target", ["up", "preview", "drift", "plan", "probe", "secrets", "rotate", "destroy"])
+@pytest.mark.parametrize(
+    "target", ["up", "preview", "drift", "plan", "probe", "secrets", "rotate", "backup", "destroy"]
+)
 @pytest.mark.parametrize(("arguments", "stack"), [((), "dev"), (("STACK=prod",), "prod")])
 def test_every_target_works_on_stack_dev_unless_told(
     project: Path, target: str, arguments: tuple[str, ...], stack: str
@@ -72,9 +74,22 @@ def test_every_target_works_on_stack_dev_unless_told(
     assert command.startswith(f".venv/bin/python -m {module} --stack {stack}")
 
 
+def test_a_backup_is_restored_by_its_name_and_over_rows_only_when_told(project: Path) -> None:
+    def restore(*arguments: str) -> list[str]:
+        return make(project, "--dry-run", f"--old-file={STAMP}", "restore", *arguments).stdout.splitlines()
+
+    assert restore("FILE=a b.dump", "STACK=prod")[-1].split(" restore ") == [
+        ".venv/bin/python -m deploy", "--stack prod  'a b.dump'",
+    ]  # fmt: skip
+    assert restore("FILE=a.dump", "REPLACE=yes")[-1].endswith("restore --stack dev --replace 'a.dump'")
+    nameless = make(project, f"--old-file={STAMP}", "restore")
+    assert (nameless.returncode, nameless.stderr.splitlines()[0]) == (2, "name the backup: make restore FILE=backups/…")
+
+
 def test_without_a_target_the_targets_are_listed_and_nothing_is_done(project: Path) -> None:
     listed = make(project)
     assert listed.returncode == 0
-    for target in ("up", "preview", "drift", "plan", "probe", "secrets", "rotate", "destroy", "test", "lint", "bench"):
+    targets = ("up", "preview", "drift", "plan", "probe", "secrets", "rotate", "destroy", "test", "lint", "bench")
+    for target in (*targets, "backup", "restore", "metrics", "scrape-config"):
         assert f"make {target}" in listed.stdout
     assert not (project / ".venv").exists()

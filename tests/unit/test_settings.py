@@ -157,8 +157,8 @@ EMPTY = "is empty; give it a value, or remove the key to use the default"
 UNKNOWN_KEYS = [
     pytest.param(
         {"gateway.prot": "8000"},
-        "gateway.prot: is not a setting; gateway has: image, host, port, anonymous, cors_origins, workers, memory, "
-        "or remove it with `pulumi config rm gateway.prot`",
+        "gateway.prot: is not a setting; gateway has: image, host, port, anonymous, cors_origins, status_port, "
+        "workers, memory, or remove it with `pulumi config rm gateway.prot`",
         id="misspelt-key",
     ),
     pytest.param(
@@ -489,6 +489,11 @@ NUMBERS_OUT_OF_RANGE = [
         {"gateway.port": 4001},
         "gateway.port: is 4001, which realtime.host_port uses already; give each its own port",
         id="gateway-on-the-port-of-realtime",
+    ),
+    pytest.param(
+        {"gateway.status_port": 8000},
+        "gateway.status_port: is 8000, which gateway.port uses already; give each its own port",
+        id="status-on-the-port-of-the-gateway",
     ),
 ]
 
@@ -821,7 +826,7 @@ def test_every_fault_is_reported_at_once() -> None:
         }
     ) == [
         f"{NAMESPACE}:gateway.prot: is not a setting; gateway has: image, host, port, anonymous, cors_origins, "
-        "workers, memory, or remove it with `pulumi config rm gateway.prot`",
+        "status_port, workers, memory, or remove it with `pulumi config rm gateway.prot`",
         f"{NAMESPACE}:postgres.password: is 7 bytes long, needs at least 8; `make secrets` generates one",
         f"{NAMESPACE}:gateway.port: is above 65535, the highest value allowed; lower it",
         f"{NAMESPACE}:jwt.secret: is missing; `make secrets` generates it, or `pulumi config set --secret jwt.secret "
