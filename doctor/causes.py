@@ -472,6 +472,14 @@ _CAUSES = (
             REALTIME + "/blob/main/ENVS.md",
         ),
         (
+            "realtime-database-stalled",
+            "/healthcheck answers; new websockets wait for ever, and so does the management API",
+            "Realtime's own connections to Postgres hang: the network between them was lost, or each waits for a lock",
+            "wait half a minute, in which Realtime opens new ones; if it lasts, look for locks (`SELECT pid, "
+            "wait_event_type, query FROM pg_stat_activity`), then `docker restart {container}`",
+            POSTGRES + "monitoring-stats.html#MONITORING-PG-STAT-ACTIVITY-VIEW",
+        ),
+        (
             "realtime-not-listening",
             "502; `connect() failed (111: Connection refused)`",
             "Realtime runs and does not listen yet (it needs 3 to 15 s), or on another port",

@@ -14,6 +14,7 @@ from doctor.checks.setup import Need, Setup, second_connection
 OLDEST = 14
 SPARE_CONNECTIONS = 12
 """Realtime v2.32.12 holds 5 connections of its own and 7 for a tenant with subscribers."""
+LEAST_CONNECTIONS = 3
 HELD_BYTES = 1 << 30
 TEST_SLOT = "doctor_wal2json_test"
 OURS = "supabase_realtime_%"
@@ -77,7 +78,7 @@ def connections(setup: Setup) -> Finding:
     )
     left = found["most"] - found["used"]
     seen = f"{found['used']} of {found['most']} connections in use, {found['ours']} of them Realtime's"
-    if left < max(1, SPARE_CONNECTIONS - found["ours"]):
+    if left < max(LEAST_CONNECTIONS, SPARE_CONNECTIONS - found["ours"]):
         return warning("connections-scarce", seen)
     return ok(seen)
 

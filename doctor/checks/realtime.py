@@ -107,7 +107,13 @@ def management_closed(setup: Setup) -> Finding:
 
 @check("the management API takes its own secret", after=(management_closed, search_path, postgres.reachable))
 def management_api(setup: Setup) -> Finding:
-    if (answer := ask_management(setup, f"/{setup.tenant}")) is None:
+    try:
+        answer = ask_management(setup, f"/{setup.tenant}")
+    except httpx.TimeoutException:
+        # The question before, of check management_closed, is answered without Realtime's own database.
+        seen = f"/healthcheck answers, and the management API does not within {HTTP_SECONDS:.0f} s"
+        return failed("realtime-database-stalled", seen, container=setup.container_name("realtime"))
+    if answer is None:
         return skipped(setup.config_reason)
     if answer.status_code == httpx.codes.FORBIDDEN:
         return failed("management-api-secret-differs", "the management API answers 403 to a token of its secret")

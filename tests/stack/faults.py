@@ -33,7 +33,8 @@ from pydantic import SecretStr
 
 from components.gateway import CONFIG_FILE
 from doctor import outputs
-from doctor.checks.handshake import Answer, handshake
+from doctor.checks.handshake import handshake
+from doctor.checks.realtime import ask_management
 from doctor.checks.setup import Setup, config_of, of_outputs
 from doctor.outputs import PublishedTable
 from settings import ApiRole
@@ -230,6 +231,8 @@ class Patient:
         for part in ("realtime", "gateway"):
             if part != but:
                 self.healthy(part)
+        if but != "realtime":
+            until(lambda: ask_management(self.setup, f"/{self.tenant}"), "an answer of Realtime out of its database")
 
     # Gateway
 
@@ -662,44 +665,49 @@ def postgres_refuses_the_address_of_realtime(patient: Patient) -> Broken:
         patient.run("SELECT pg_reload_conf()")
 
 
+@contextmanager
+def _forgetting(patient: Patient) -> Iterator[None]:
+    """Realtime with an empty cache, and another one afterwards: what it read of its tenants it keeps for 30 s."""
+    realtime = patient.container("realtime")
+    realtime.restart(timeout=2)
+    patient.healthy("realtime")
+    try:
+        yield
+    finally:
+        realtime.restart(timeout=2)
+        patient.whole()
+
+
+def _refused_by_realtime(patient: Patient) -> bool:
+    url = patient.setup.at_realtime("/socket/websocket")
+    return handshake(url, key=patient.setup.key, host=patient.tenant).status == httpx.codes.FORBIDDEN
+
+
 @fault("websocket-refused")
 def realtime_remembers_another_secret_of_the_tenant(patient: Patient) -> Broken:
-    """It was wrong a moment ago, and is right: Realtime takes up to 30 s to notice either."""
+    """It was wrong a moment ago and is right, which Realtime has not noticed."""
     secret = patient.value("SELECT jwt_secret FROM _realtime.tenants")
-    with patient.connect() as connection:
+    with _forgetting(patient), patient.connect() as connection:
         try:
             other = patient.encrypted("another-jwt-secret-of-more-than-32-bytes")
             connection.execute("UPDATE _realtime.tenants SET jwt_secret = %s", [other])
-            _refused_by_realtime(patient)
+            assert _refused_by_realtime(patient)
         finally:
             connection.execute("UPDATE _realtime.tenants SET jwt_secret = %s", [secret])
-    yield None
-    _taken_by_realtime(patient)
+        yield None
 
 
 @fault("websocket-refused")
 def realtime_remembers_that_there_was_no_tenant(patient: Patient) -> Broken:
     tenants, extensions = _rows(patient, "tenants"), _rows(patient, "extensions")
-    try:
-        patient.run("DELETE FROM _realtime.tenants")
-        _refused_by_realtime(patient)
-    finally:
-        _put_back(patient, "tenants", tenants)
-        _put_back(patient, "extensions", extensions)
-    yield None
-    _taken_by_realtime(patient)
-
-
-def _asked(patient: Patient) -> Answer:
-    return handshake(patient.setup.at_realtime("/socket/websocket"), key=patient.setup.key, host=patient.tenant)
-
-
-def _refused_by_realtime(patient: Patient) -> None:
-    until(lambda: _asked(patient).status == httpx.codes.FORBIDDEN, "403 of Realtime")
-
-
-def _taken_by_realtime(patient: Patient) -> None:
-    until(lambda: _asked(patient).accepted, "a websocket at Realtime")
+    with _forgetting(patient):
+        try:
+            patient.run("DELETE FROM _realtime.tenants")
+            assert _refused_by_realtime(patient)
+        finally:
+            _put_back(patient, "tenants", tenants)
+            _put_back(patient, "extensions", extensions)
+        yield None
 
 
 @fault("realtime-log-error", warns=True)
@@ -1076,6 +1084,8 @@ def the_network_is_removed(patient: Patient) -> Broken:
         new = patient.engine.networks.create(patient.deployment.name, driver="bridge", labels=old.attrs["Labels"])
         for part in parts:
             new.connect(patient.container(part), aliases=[patient.tenant] if part == "realtime" else None)
+        # It would notice only after 15 s each that its connections are dead.
+        patient.container("realtime").restart(timeout=2)
         patient.whole()
 
 
@@ -1209,6 +1219,25 @@ def realtime_is_not_listening_yet(patient: Patient) -> Broken:
     patient.replace("realtime", environment={"PORT": "4009"})
     until(lambda: patient.container("realtime").status == "running", "the other Realtime")
     yield None
+
+
+@fault("realtime-database-stalled")
+def the_connections_of_realtime_hang(patient: Patient) -> Broken:
+    """As after a loss of the network that neither side has noticed."""
+    processes = patient.value(
+        "SELECT string_agg(pid::text, ' ') FROM pg_stat_activity WHERE application_name = 'supabase_mt_realtime'"
+    )
+    postgres = patient.container("postgres")
+
+    def signal(name: str) -> None:
+        status, output = postgres.exec_run(["sh", "-c", f"kill -s {name} {processes}"])
+        assert status == 0, output
+
+    signal("STOP")
+    try:
+        yield None
+    finally:
+        signal("CONT")
 
 
 @fault("realtime-unhealthy")

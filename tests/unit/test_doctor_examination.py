@@ -48,6 +48,15 @@ def test_what_depends_on_a_failure_is_not_reached_and_names_the_root() -> None:
     assert all(FIRST.id in finding.seen for finding in examination.of(Status.NOT_REACHED))
 
 
+def test_what_depends_on_a_check_that_broke_off_is_not_asked_into_the_same_silence() -> None:
+    breaks = made(raising(psycopg.errors.QueryCanceled("statement timeout")), "breaks")
+    after = made(lambda _: pytest.fail("was reached"), "after", after=(breaks,))
+    examination = examine(WELL, checks=[breaks, after, INDEPENDENT])
+    assert [finding.status for finding in examination.findings] == ["skipped", "not reached", "ok"]
+    assert examination.finding(after.id).seen == f"{breaks.id} broke off"
+    assert examination.unlooked == (breaks.id,)
+
+
 def test_a_warning_or_a_skipped_check_holds_nobody_back() -> None:
     after = made(lambda _: ok("reached"), "after", after=(WARNS, SKIPS))
     assert examine(WELL, checks=[WARNS, SKIPS, after]).finding(after.id).status is Status.OK
