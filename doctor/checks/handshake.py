@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import urlencode, urlsplit
 
 import httpx
-from websockets.exceptions import InvalidHandshake, InvalidMessage, InvalidStatus
+from websockets.exceptions import InvalidStatus, WebSocketException
 from websockets.sync.client import connect
 
 from doctor.failures import told
@@ -59,5 +59,5 @@ def handshake(url: str, *, key: str | None, host: str | None = None) -> Answer:
         return Answer(response.status_code, words, message, own)
     except TimeoutError:
         return Answer(None, f"no answer within {SECONDS:.0f} s")
-    except (OSError, EOFError, InvalidMessage, InvalidHandshake) as failed:
+    except (OSError, EOFError, WebSocketException) as failed:
         return Answer(None, " ".join(str(failed).split())[:200] or type(failed).__name__)
