@@ -473,8 +473,9 @@ _CAUSES = (
         ),
         (
             "realtime-database-stalled",
-            "/healthcheck answers; new websockets wait for ever, and so does the management API",
-            "Realtime's own connections to Postgres hang: the network between them was lost, or each waits for a lock",
+            "/healthcheck answers; new websockets, and the management API, wait for ever or get 500",
+            "Realtime's own connections to Postgres were cut or hang: Postgres was restarted, the network between them "
+            "was lost, or each waits for a lock",
             "wait half a minute, in which Realtime opens new ones; if it lasts, look for locks (`SELECT pid, "
             "wait_event_type, query FROM pg_stat_activity`), then `docker restart {container}`",
             POSTGRES + "monitoring-stats.html#MONITORING-PG-STAT-ACTIVITY-VIEW",

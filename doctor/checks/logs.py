@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from docker.models.containers import Container
 
 LINES = 400
+ANNOUNCED = 4
 
 
 @dataclass(frozen=True)
@@ -88,11 +89,16 @@ def tail(container: Container, *, within: timedelta | None = None, since: dateti
 
 
 def explain(lines: Iterable[str], patterns: Iterable[Pattern]) -> Explained | None:
-    """The first of the patterns that any line shows, with the last such line."""
-    newest_first = list(lines)[::-1]
+    """The first of the patterns that any line shows, with the last such line; with those after it that a colon at its
+    end announces."""
+    written = list(lines)
     for pattern in patterns:
-        for line in newest_first:
-            if match := pattern.pattern.search(line):
+        for number in reversed(range(len(written))):
+            if match := pattern.pattern.search(written[number]):
                 found = {key: value for key, value in match.groupdict().items() if value}
-                return Explained(" ".join(line.split())[:300], pattern.cause, {**pattern.names, **found})
+                announced = (
+                    written[number + 1 : number + 1 + ANNOUNCED] if written[number].rstrip().endswith(":") else []
+                )
+                words = " ".join(" ".join([written[number], *announced]).split())
+                return Explained(words[:300], pattern.cause, {**pattern.names, **found})
     return None

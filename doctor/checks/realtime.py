@@ -107,18 +107,19 @@ def management_closed(setup: Setup) -> Finding:
 
 @check("the management API takes its own secret", after=(management_closed, search_path, postgres.reachable))
 def management_api(setup: Setup) -> Finding:
+    name = setup.container_name("realtime")
     try:
         answer = ask_management(setup, f"/{setup.tenant}")
     except httpx.TimeoutException:
-        # The question before, of check management_closed, is answered without Realtime's own database.
         seen = f"/healthcheck answers, and the management API does not within {HTTP_SECONDS:.0f} s"
-        return failed("realtime-database-stalled", seen, container=setup.container_name("realtime"))
+        return failed("realtime-database-stalled", seen, container=name)
     if answer is None:
         return skipped(setup.config_reason)
     if answer.status_code == httpx.codes.FORBIDDEN:
         return failed("management-api-secret-differs", "the management API answers 403 to a token of its secret")
     if answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
-        return failed("management-api-secret-missing", f"the management API answers {answer.status_code}")
+        # It has its secret, or check management_closed would have failed, and looks for the tenant in its database.
+        return failed("realtime-database-stalled", f"the management API answers {answer.status_code}", container=name)
     return ok(f"the management API answers {answer.status_code}")
 
 

@@ -646,11 +646,9 @@ def the_tenant_has_another_secret(patient: Patient) -> Broken:
             connection.execute("UPDATE _realtime.tenants SET jwt_secret = %s", [secret])
 
 
-@fault("tenant-cannot-connect", leaves="realtime")
-def postgres_refuses_the_address_of_realtime(patient: Patient) -> Broken:
-    """In pg_hba.conf: Realtime keeps the connections it has, and gets none for the tenant."""
-    patient.container("realtime").restart(timeout=2)
-    patient.healthy("realtime")
+@contextmanager
+def _refused_by_postgres(patient: Patient) -> Iterator[None]:
+    """Realtime gets no new connection: pg_hba.conf rejects its address. It keeps those that it has."""
     networks = patient.container("realtime").attrs["NetworkSettings"]["Networks"]
     refused = f"host all all {networks[patient.deployment.name]['IPAddress']}/32 reject"
     postgres, file = patient.container("postgres"), patient.value("SHOW hba_file")
@@ -659,10 +657,18 @@ def postgres_refuses_the_address_of_realtime(patient: Patient) -> Broken:
         assert status == 0, output
         patient.run("SELECT pg_reload_conf()")
         until(lambda: patient.value("SELECT auth_method FROM pg_hba_file_rules LIMIT 1") == "reject", "the new rule")
-        yield None
+        yield
     finally:
         postgres.exec_run(["sed", "-i", "/32 reject$/d", file])
         patient.run("SELECT pg_reload_conf()")
+
+
+@fault("tenant-cannot-connect")
+def postgres_refuses_realtime_a_connection_for_the_tenant(patient: Patient) -> Broken:
+    patient.container("realtime").restart(timeout=2)
+    patient.healthy("realtime")
+    with _refused_by_postgres(patient):
+        yield None
 
 
 @contextmanager
@@ -1044,9 +1050,9 @@ def the_gateway_is_removed(patient: Patient) -> Broken:
         container.rename(patient.deployment.container_name("gateway"))
 
 
-def _signal(container: Container, name: str) -> None:
-    """Sends a signal to every process of the container but its first, which would not take it."""
-    status, output = container.exec_run(["sh", "-c", f"kill -s {name} -- -1"])
+def _signal(container: Container, name: str, processes: str = "-1", *, user: str = "") -> None:
+    """Sends a signal to processes of the container, to all but its first, which would not take it, unless told."""
+    status, output = container.exec_run(["sh", "-c", f"kill -s {name} -- {processes}"], user=user)
     assert status == 0, output
 
 
@@ -1228,16 +1234,21 @@ def the_connections_of_realtime_hang(patient: Patient) -> Broken:
         "SELECT string_agg(pid::text, ' ') FROM pg_stat_activity WHERE application_name = 'supabase_mt_realtime'"
     )
     postgres = patient.container("postgres")
-
-    def signal(name: str) -> None:
-        status, output = postgres.exec_run(["sh", "-c", f"kill -s {name} {processes}"])
-        assert status == 0, output
-
-    signal("STOP")
+    _signal(postgres, "STOP", processes, user="postgres")
     try:
         yield None
     finally:
-        signal("CONT")
+        _signal(postgres, "CONT", processes, user="postgres")
+
+
+@fault("realtime-database-stalled")
+def realtime_lost_its_connections_and_gets_no_others(patient: Patient) -> Broken:
+    with _refused_by_postgres(patient):
+        patient.run(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'supabase_mt_realtime'"
+        )
+        yield None
+    patient.whole()
 
 
 @fault("realtime-unhealthy")

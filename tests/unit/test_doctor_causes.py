@@ -91,5 +91,17 @@ def test_the_last_words_of_realtime_are_understood(log: str, cause: str) -> None
     assert explained.cause == cause
 
 
+def test_what_a_line_of_a_log_announces_is_told_with_it() -> None:
+    log = [
+        "nginx: [error] init_by_lua error: init.lua:553: error parsing declarative config file /etc/kong/kong.yml:",
+        "in 'services':",
+        "  - in entry 1 of 'services':",
+        "    in 'uri': unknown field",
+    ]
+    explained = logs.explain(log, logs.GATEWAY_EXIT)
+    assert explained is not None
+    assert explained.line.endswith("kong.yml: in 'services': - in entry 1 of 'services': in 'uri': unknown field")
+
+
 def test_a_log_without_known_words_is_not_explained() -> None:
     assert logs.explain(["Running migrations", "Starting Realtime"], logs.REALTIME_EXIT) is None
