@@ -97,6 +97,13 @@ class Setup(BaseModel):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __copy__(self) -> Setup:
+        """Without what was opened or worked out of it already: a copy may be of another server."""
+        copied = super().__copy__()
+        for name in set(copied.__dict__) - set(type(self).model_fields):
+            del copied.__dict__[name]
+        return copied
+
     def close(self) -> None:
         """Closes what was opened. The setup can be used again: it opens new connections."""
         opened = self.__dict__

@@ -153,6 +153,16 @@ def test_no_secret_of_the_setup_is_in_a_report_whatever_a_server_wrote() -> None
     assert "for database postgres" in examination.findings[0].seen
 
 
+def test_a_copy_of_a_setup_has_connections_and_secrets_of_its_own() -> None:
+    with LEAKY.model_copy() as setup:
+        assert SECRETS["anon"] in setup.secrets
+        other = setup.model_copy(update={"anon_key": SecretStr("another-key")})
+        assert other.http is not setup.http
+        other.close()
+        assert not setup.http.is_closed
+        assert other.redacted("another-key") == "[secret]"
+
+
 def shown(*checks: Check, verbose: bool = False) -> str:
     console = Console(file=io.StringIO(), width=200)
     show(examine(WELL, checks=checks), console, verbose=verbose)
