@@ -28,6 +28,8 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from components.realtime_versions import OLDEST, Version, environment_fault, image_version
+
 NAMESPACE = "supabase-realtime"
 DEVELOPMENT_STACK = "dev"
 AES_128_KEY_BYTES = 16
@@ -221,6 +223,17 @@ def _distinct_roles(roles: tuple[ApiRole, ...]) -> tuple[ApiRole, ...]:
     return roles
 
 
+def _version(text: str | None) -> str | None:
+    return None if text is None else str(Version.parse(text))
+
+
+def _variable(text: str) -> str:
+    name, equals, _ = text.partition("=")
+    if not equals or not re.fullmatch(r"[A-Z][A-Z0-9_]*", name):
+        raise ValueError("is not a variable; write it like TENANT_CACHE_EXPIRATION_IN_MS=10000")
+    return text
+
+
 def _some(values: tuple[Any, ...]) -> tuple[Any, ...]:
     if not values:
         raise ValueError("is empty; name at least one")
@@ -241,6 +254,7 @@ Address = Annotated[str, AfterValidator(_address)]
 Origin = Annotated[str, AfterValidator(_origin)]
 Roles = Annotated[tuple[ApiRole, ...], AfterValidator(_distinct_roles)]
 Expression = Annotated[str, AfterValidator(_not_empty)]
+Variable = Annotated[str, AfterValidator(_variable)]
 
 
 class Section(BaseModel):
@@ -265,6 +279,9 @@ class RealtimeSettings(Section):
     """The Realtime server and its one tenant."""
 
     image: Image = Field("supabase/realtime:v2.32.12", description="Image of Supabase Realtime.")
+    version: Annotated[str | None, BeforeValidator(_none_if_empty), AfterValidator(_version)] = Field(
+        None, description="Version of realtime.image where its tag is none; empty for what the tag says."
+    )
     tenant: str = Field(
         "supabase-realtime", description="Tenant, and the network alias through which the gateway names it."
     )
@@ -290,6 +307,14 @@ class RealtimeSettings(Section):
     memory: Annotated[int, Field(ge=256)] = Field(
         512, description="Memory limit of the container, MiB; it is killed below about 170."
     )
+    environment: tuple[Variable, ...] = Field(
+        (), description="More environment variables of Realtime, NAME=value, that its version knows; no secrets."
+    )
+
+    @property
+    def release(self) -> Version | None:
+        """The version that realtime.version or the image's tag says; None when neither does."""
+        return Version.parse(self.version) if self.version else image_version(self.image)
 
     @field_validator("tenant")
     @classmethod
@@ -682,6 +707,7 @@ def _list_example(path: str) -> str:
         "policies": f"[{POLICY_EXAMPLE}]",
         "events": "[insert, update]",
         "cors_origins": "[https://app.example.com]",
+        "environment": "[TENANT_CACHE_EXPIRATION_IN_MS=10000]",
     }
     return examples.get(path.rpartition(".")[2], "[anon, authenticated]")
 
@@ -700,8 +726,13 @@ def _missing(path: str) -> str:
 
 def _cross_faults(settings: Settings, now: datetime) -> list[str]:
     """Faults that only two keys together show, or a key and the time."""
-    faults = (*_secret_faults(settings), *_port_faults(settings), *_expiry_faults(settings.jwt, now))
-    faults += tuple(_signing_faults(settings.jwt))
+    faults = (
+        *_secret_faults(settings),
+        *_port_faults(settings),
+        *_expiry_faults(settings.jwt, now),
+        *_signing_faults(settings.jwt),
+        *_version_faults(settings.realtime),
+    )
     return [f"{NAMESPACE}:{key}: {message}" for key, message in (*faults, *_table_faults(settings.tables))]
 
 
@@ -766,6 +797,26 @@ def _expiry_faults(jwt: JwtSettings, now: datetime) -> Iterator[tuple[str, str]]
         )
     if datetime.fromtimestamp(jwt.issued_at, UTC) > now:
         yield "jwt.issued_at", "is in the future; use a moment that has passed"
+
+
+def _version_faults(realtime: RealtimeSettings) -> Iterator[tuple[str, str]]:
+    said, release = image_version(realtime.image), realtime.release
+    if said is not None and release != said:
+        yield (
+            "realtime.version",
+            f"is {release}, and the tag of realtime.image says {said}; remove it with `pulumi config rm "
+            "realtime.version`, which is for images whose tag says nothing",
+        )
+    elif release is not None and release < OLDEST:
+        key = "realtime.image" if said is not None else "realtime.version"
+        yield key, f"is Realtime {release}, and {OLDEST} is the oldest that this stack can run; take that or newer"
+    first: dict[str, int] = {}
+    for number, variable in enumerate(realtime.environment):
+        name, key = variable.partition("=")[0], f"realtime.environment[{number}]"
+        if (other := first.setdefault(name, number)) != number:
+            yield key, f"sets {name}, which realtime.environment[{other}] sets already; keep one"
+        elif fault := environment_fault(name, release):
+            yield key, fault
 
 
 def _table_faults(tables: tuple[Table, ...]) -> Iterator[tuple[str, str]]:

@@ -11,6 +11,7 @@ import yaml
 from components.network import LOOPBACK, StackNetwork, container_defaults, health_check
 from components.realtime import PORT as REALTIME_PORT
 from providers.container_readiness import ContainerReadiness
+from providers.image import PinnedImage
 from settings import ApiRole, GatewaySettings
 
 PORT = 8000
@@ -120,8 +121,8 @@ def published_ports(settings: GatewaySettings) -> list[docker.ContainerPortArgs]
 class Gateway(pulumi.ComponentResource):
     """The address that clients are given: a key check, CORS, the routes to Realtime, and no management path.
 
-    Resources: docker.Container ``<name>``; another kong.yml replaces it, since Kong keeps the old one silently
-    when a reloaded file is broken.
+    Resources: PinnedImage; docker.Container ``<name>``; another kong.yml replaces it, since Kong keeps the old one
+    silently when a reloaded file is broken.
     """
 
     container: docker.Container
@@ -139,11 +140,12 @@ class Gateway(pulumi.ComponentResource):
     ) -> None:
         super().__init__("supabase-realtime:index:Gateway", name, None, opts)
         config = yaml.safe_dump(kong_config(settings, upstream=upstream, keys=keys), sort_keys=False)
+        image = PinnedImage("gateway-image", image=settings.image, opts=pulumi.ResourceOptions(parent=self))
         self.container = docker.Container(
             "gateway",
             name=name,
             hostname=name,
-            image=settings.image,
+            image=image.reference,
             envs=[f"{key}={value}" for key, value in gateway_environment(settings).items()],
             uploads=[docker.ContainerUploadArgs(file=CONFIG_FILE, content=pulumi.Output.secret(config))],
             networks_advanced=[docker.ContainerNetworksAdvancedArgs(name=network.network.id)],
@@ -152,7 +154,7 @@ class Gateway(pulumi.ComponentResource):
             healthcheck=health_check("resty", "-e", STATUS.format(port=STATUS_PORT)),
             stop_timeout=10,
             destroy_grace_seconds=10,
-            **container_defaults(stack, memory=settings.memory),
+            **container_defaults(stack, image=settings.image, memory=settings.memory),
             opts=pulumi.ResourceOptions(
                 parent=self, delete_before_replace=True, replace_on_changes=["healthcheck", "uploads"]
             ),

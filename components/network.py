@@ -9,6 +9,8 @@ import pulumi_docker as docker
 
 PROJECT_LABEL = "com.pulumi.project"
 STACK_LABEL = "com.pulumi.stack"
+IMAGE_LABEL = "supabase-realtime.image"
+"""The image as the settings name it: a container of a local image says its id only."""
 LOOPBACK = "127.0.0.1"
 
 
@@ -17,14 +19,16 @@ def labels(stack: str) -> dict[str, str]:
     return {PROJECT_LABEL: "supabase-realtime", STACK_LABEL: stack}
 
 
-def container_defaults(stack: str, *, memory: int) -> dict[str, Any]:
+def container_defaults(stack: str, *, image: str, memory: int) -> dict[str, Any]:
     """Arguments that every container of the stack gets.
 
     A restart unless somebody stopped it; 30 MB of log; no more memory than told (MiB) and no swap beyond it; no way
     to gain privileges. ContainerReadiness holds back what depends on the container's server.
     """
     return {
-        "labels": [docker.ContainerLabelArgs(label=k, value=v) for k, v in labels(stack).items()],
+        "labels": [
+            docker.ContainerLabelArgs(label=k, value=v) for k, v in {**labels(stack), IMAGE_LABEL: image}.items()
+        ],
         "restart": "unless-stopped",
         "memory": memory,
         "memory_swap": memory,

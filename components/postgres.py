@@ -9,6 +9,7 @@ import pulumi_docker as docker
 
 from components.network import LOOPBACK, StackNetwork, container_defaults, health_check, labels
 from providers.container_readiness import ContainerReadiness
+from providers.image import PinnedImage
 from settings import PostgresSettings
 
 SQL = Path(__file__).parent.parent / "sql"
@@ -32,7 +33,8 @@ class PostgresServer(pulumi.ComponentResource):
     Healthy when it answers over TCP: during its first start it answers on its socket only, and restarts.
 
     Resources: docker.Volume ``<name>`` and ``<name>-keys``, which survive a replaced container and, when
-    ``settings.protect``, the stack; docker.Container ``<name>``; ContainerReadiness.
+    ``settings.protect``, the stack; PinnedImage, which raises ImageError when the image is of another major version
+    than the volume's data; docker.Container ``<name>``; ContainerReadiness.
     """
 
     address: str
@@ -63,11 +65,12 @@ class PostgresServer(pulumi.ComponentResource):
             )
             for resource, volume in (("postgres-data", name), ("postgres-keys", f"{name}-keys"))
         )
+        image = PinnedImage("postgres-image", image=settings.image, data_volume=self.volume.name, opts=child_opts)
         self.container = docker.Container(
             "postgres",
             name=name,
             hostname=name,
-            image=settings.image,
+            image=image.reference,
             envs=pulumi.Output.secret(
                 [
                     f"POSTGRES_USER={settings.user}",
@@ -93,7 +96,7 @@ class PostgresServer(pulumi.ComponentResource):
             healthcheck=health_check("pg_isready", "-h", LOOPBACK, "-U", settings.user, "-d", settings.database),
             stop_timeout=60,
             destroy_grace_seconds=60,
-            **container_defaults(stack, memory=settings.memory),
+            **container_defaults(stack, image=settings.image, memory=settings.memory),
             opts=pulumi.ResourceOptions.merge(
                 child_opts,
                 pulumi.ResourceOptions(

@@ -10,7 +10,9 @@ from components.network import LOOPBACK, StackNetwork, container_defaults, healt
 from components.postgres import PORT as POSTGRES_PORT
 from components.realtime_versions import version_environment
 from providers.container_readiness import ContainerReadiness
+from providers.image import PinnedImage
 from providers.network_alias import NetworkAlias
+from providers.realtime_schema import RealtimeSchema
 from providers.tenant import LIMITS, RealtimeTenant
 from settings import JwtSettings, PostgresSettings, RealtimeSettings
 from tokens import public_keys, tenant_secret
@@ -52,7 +54,8 @@ def realtime_environment(
         # Time zones come from its image, which is read-only.
         "ERL_AFLAGS": "-proto_dist inet_tcp -logger level info -tzdata autoupdate disabled",
         **{f"TENANT_{limit.upper()}": str(getattr(settings, limit)) for limit in LIMITS},
-        **version_environment(settings.image),
+        **version_environment(settings.release),
+        **dict(variable.split("=", 1) for variable in settings.environment),
     }
 
 
@@ -61,9 +64,10 @@ class RealtimeServer(pulumi.ComponentResource):
 
     The server starts as soon as its schemas are there; its tenant waits for the whole database.
 
-    Resources: docker.Container ``<name>``, on loopback for its management API; ContainerReadiness; NetworkAlias, the
-    name of the tenant, under which the gateway calls; RealtimeTenant, which raises TenantError when it does not
-    connect.
+    Resources: PinnedImage; RealtimeSchema, which raises DatabaseError when the database has been migrated beyond what
+    this version can use; docker.Container ``<name>``, on loopback for its management API; ContainerReadiness;
+    NetworkAlias, the name of the tenant, under which the gateway calls; RealtimeTenant, which raises TenantError when
+    it does not connect.
     """
 
     container: docker.Container
@@ -86,11 +90,19 @@ class RealtimeServer(pulumi.ComponentResource):
         super().__init__("supabase-realtime:index:RealtimeServer", name, None, opts)
         child_opts = pulumi.ResourceOptions(parent=self)
         environment = realtime_environment(settings, postgres=postgres, database_address=database_address)
+        image = PinnedImage("realtime-image", image=settings.image, opts=child_opts)
+        schema = RealtimeSchema(
+            "realtime-schema",
+            realtime_version=str(settings.release or ""),
+            opts=pulumi.ResourceOptions.merge(
+                child_opts, pulumi.ResourceOptions(depends_on=database.schemas, deleted_with=volume)
+            ),
+        )
         self.container = docker.Container(
             "realtime",
             name=name,
             hostname=name,
-            image=settings.image,
+            image=image.reference,
             envs=pulumi.Output.secret([f"{key}={value}" for key, value in environment.items()]),
             networks_advanced=[
                 docker.ContainerNetworksAdvancedArgs(name=network.network.id, aliases=[settings.tenant])
@@ -104,11 +116,11 @@ class RealtimeServer(pulumi.ComponentResource):
             healthcheck=health_check(*ANSWERS),
             stop_timeout=10,
             destroy_grace_seconds=10,
-            **container_defaults(stack, memory=settings.memory),
+            **container_defaults(stack, image=settings.image, memory=settings.memory),
             opts=pulumi.ResourceOptions.merge(
                 child_opts,
                 pulumi.ResourceOptions(
-                    depends_on=database.schemas, delete_before_replace=True, replace_on_changes=["healthcheck"]
+                    depends_on=[schema], delete_before_replace=True, replace_on_changes=["healthcheck"]
                 ),
             ),
         )

@@ -91,6 +91,8 @@ def up(stack: str, started: float | None) -> int:
     preflight.fetch_images(client, preflight.images(wanted))
     check_ports(client, wanted)
     interrupted = recover(prepared, client)
+    if faults := preflight.upgrade_faults(client, wanted):
+        raise DeployError(*faults)
     pending = wanted.rotation
     if pending is not None:
         if code := bring_database_back(engine, client, wanted):

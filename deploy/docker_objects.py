@@ -15,6 +15,7 @@ from settings import NAMESPACE
 
 PROJECT_LABEL = "com.pulumi.project"
 STACK_LABEL = "com.pulumi.stack"
+IMAGE_LABEL = "supabase-realtime.image"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What must be there before anything is touched: the images, and free ports."""
+"""What must be there before anything is touched: the images, free ports, and data that the images can use."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import docker
-from docker.errors import APIError, ImageNotFound
+from docker.errors import APIError, ImageNotFound, NotFound
 
+from deploy import docker_objects
 from deploy.docker_objects import Container, Published, container_names, is_labelled
 from deploy.errors import DeployError
+from providers import connection
+from providers.postgres_major import major_fault
+from providers.realtime_schema import downgrade_fault
 from settings import IMAGE_VARIABLES, Settings
 
 ANY = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared, not bound
@@ -98,6 +102,44 @@ def port_faults(
                 f"`ss -ltnp 'sport = :{want.port}'` shows who holds it; end that, {cure}"
             )
     return faults
+
+
+def upgrade_faults(client: docker.DockerClient, wanted: Settings) -> list[str]:
+    """One line for each image that cannot use the data that there is.
+
+    The program refuses them as well, at its preview; an update that has none would by then be under way.
+    """
+    found = [postgres_fault(client, wanted), realtime_fault(wanted)]
+    return [fault for fault in found if fault is not None]
+
+
+def postgres_fault(client: docker.DockerClient, wanted: Settings) -> str | None:
+    """Why the Postgres image cannot read the stack's volume. Not asked of the image that runs on it."""
+    name = f"{wanted.name}-postgres"
+    try:
+        client.volumes.get(name)
+    except NotFound:
+        return None
+    image = client.images.get(wanted.postgres.image)
+    running = next((c.id for c in docker_objects.containers(client) if c.name == name), None)
+    if running is not None and client.containers.get(running).attrs["Image"] == image.id:
+        return None
+    return major_fault(client, image=wanted.postgres.image, volume=name)
+
+
+def realtime_fault(wanted: Settings) -> str | None:
+    """Why the version of Realtime cannot use the database. Not asked of a Postgres that does not answer: the
+    update, which needs one that does, asks again."""
+    if wanted.realtime.release is None:
+        return None
+    connection.connect_to(connection.conninfo(wanted.postgres))
+    try:
+        with connection.transaction() as cursor:
+            return downgrade_fault(cursor, wanted.realtime.release)
+    except connection.DatabaseError:
+        return None
+    finally:
+        connection.close()
 
 
 def conflicts(want: WantedPort, held: Published) -> bool:

@@ -16,7 +16,7 @@ from docker.errors import NotFound
 from psycopg import sql
 from pydantic import SecretStr
 
-from components.realtime_versions import Version, image_version
+from components.realtime_versions import Version
 from deploy import generated, state
 from deploy.engine import Engine
 from deploy.errors import DeployError
@@ -153,8 +153,8 @@ def prove_and_forget(engine: Engine, client: docker.DockerClient, wanted: Settin
 
 def drop_old_clients(client: docker.DockerClient, wanted: Settings) -> None:
     """Restart a Realtime that would keep clients of the old keys connected, and wait until it is healthy."""
-    version = image_version(wanted.realtime.image)
-    if version is not None and version >= DISCONNECTS_ON_NEW_SECRET:
+    release = wanted.realtime.release
+    if release is not None and release >= DISCONNECTS_ON_NEW_SECRET:
         return
     container = client.containers.get(f"{wanted.name}-realtime")
     container.restart(timeout=10)

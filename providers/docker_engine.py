@@ -26,14 +26,11 @@ class DockerProvider(ResourceProvider):
 
 
 @contextmanager
-def docker_client() -> Iterator[docker.DockerClient]:
-    """A client of the engine, closed at the end."""
+def docker_client(timeout: float = ANSWER_SECONDS) -> Iterator[docker.DockerClient]:
+    """A client of the engine, which gives it ``timeout`` seconds for an answer; closed at the end."""
     import docker  # noqa: PLC0415 - only the process that talks to the engine pays for the import
 
-    if _host:
-        client = docker.DockerClient(base_url=_host, timeout=ANSWER_SECONDS)
-    else:
-        client = docker.from_env(timeout=ANSWER_SECONDS)
+    client = docker.DockerClient(base_url=_host, timeout=timeout) if _host else docker.from_env(timeout=timeout)
     try:
         yield client
     finally:

@@ -28,6 +28,8 @@ NOT_IN_THE_DATABASE = (
     "pulumi:providers:",
     f"{DYNAMIC}ContainerReadiness",
     f"{DYNAMIC}NetworkAlias",
+    f"{DYNAMIC}PinnedImage",
+    f"{DYNAMIC}RealtimeSchema",
     f"{DYNAMIC}RealtimeTenant",
 )
 """Beginnings of the types that make nothing in the application's database."""

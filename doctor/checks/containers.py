@@ -11,7 +11,7 @@ from docker.models.containers import Container
 from doctor.causes import CAUSES, PLACEHOLDER
 from doctor.checks.finding import Finding, check, failed, ok, warning
 from doctor.checks.logs import EXIT, explain, tail
-from doctor.checks.setup import Need, Setup
+from doctor.checks.setup import Need, Setup, image_name
 from settings import NAMESPACE
 
 KILLED = 137
@@ -49,7 +49,7 @@ def _running(setup: Setup, container: Container, part: str) -> Finding:
     state = container.attrs["State"]
     health = (state.get("Health") or {}).get("Status")
     seen = f"{container.name}: {_words(container)}"
-    image, declared = container.attrs["Config"]["Image"], _declared_image(setup, part)
+    image, declared = image_name(container), _declared_image(setup, part)
     if endpoint(setup, container) is None:
         return failed("container-off-network", f"{container.name} is not in network {NAMESPACE}-{setup.stack}")
     if state["Paused"]:
@@ -58,7 +58,7 @@ def _running(setup: Setup, container: Container, part: str) -> Finding:
         return failed(
             "container-unhealthy", f"{seen}; its health check: {_last_check(state)}", container=container.name
         )
-    if declared is not None and image != declared:
+    if declared is not None and declared not in (image, image.partition("@")[0]):
         seen = f"{container.name} runs {image}, declared is {declared}"
         return warning("image-differs", seen, setting=f"{part}.image")
     if health == "starting":

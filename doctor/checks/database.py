@@ -5,7 +5,7 @@ from __future__ import annotations
 from components.realtime_versions import Version, image_version
 from doctor.checks import postgres
 from doctor.checks.finding import Finding, check, failed, ok, warning
-from doctor.checks.setup import Need, Setup
+from doctor.checks.setup import Need, Setup, image_name
 
 ROLES = ("postgres", "anon", "authenticated", "service_role")
 PEOPLE = ("anon", "authenticated")
@@ -99,4 +99,4 @@ def _own_migrations(setup: Setup) -> bool:
 def _running_image(setup: Setup) -> str | None:
     if setup.docker_reason is not None or (container := setup.parts["realtime"]) is None:
         return None
-    return str(container.attrs["Config"]["Image"])
+    return image_name(container)

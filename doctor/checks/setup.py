@@ -23,6 +23,7 @@ from psycopg.rows import DictRow, dict_row
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from deploy.backend import choose
+from deploy.docker_objects import IMAGE_LABEL
 from deploy.errors import DeployError
 from doctor.outputs import PROJECT, Outputs, PublishedTable, pulumi
 from settings import (
@@ -265,6 +266,13 @@ class Setup(BaseModel):
         """Words that a weak password may equal: to hide them would hide half of the report."""
         where = self.where if self.dsn is not None else {}
         return {str(where.get(key)) for key in ("user", "dbname", "host")} | {str(self.tenant), "postgres", "true"}
+
+
+def image_name(container: Container) -> str:
+    """The image of a container as a person names it; one of the stack's, of a local image, has only its id for that."""
+    config = container.attrs["Config"]
+    image = str(config["Image"])
+    return str((config["Labels"] or {}).get(IMAGE_LABEL, image)) if image.startswith("sha256:") else image
 
 
 def of_outputs(outputs: Outputs, *, stack: str | None, config: Config | None = None, reason: str = "") -> Setup:

@@ -14,7 +14,7 @@ import jwt
 from components.realtime_versions import Version, image_version
 from doctor.checks import database, postgres, realtime
 from doctor.checks.finding import Finding, check, failed, ok, skipped, warning
-from doctor.checks.setup import Need, Setup
+from doctor.checks.setup import Need, Setup, image_name
 from doctor.silence import PUBLICATION
 from providers.tenant import ENCRYPTED, EXTENSION, LIMITS, decrypt
 from tokens import public_keys, tenant_secret
@@ -51,7 +51,7 @@ def extension(setup: Setup) -> Finding:
     if row.get("suspend"):
         running = None
         if setup.docker_reason is None and (container := setup.parts["realtime"]) is not None:
-            running = image_version(container.attrs["Config"]["Image"])
+            running = image_version(image_name(container))
         report = failed if running is None or running >= SUSPEND_HONOURED else warning
         return report("tenant-suspended", f"tenant {name} has suspend = true", tenant=name)
     return ok(f"extension {EXTENSION}")

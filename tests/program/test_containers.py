@@ -143,10 +143,10 @@ def test_the_images_are_the_pinned_ones(program: Program) -> None:
     [("POSTGRES_IMAGE", "postgres"), ("REALTIME_IMAGE", "realtime"), ("KONG_IMAGE", "gateway")],
 )
 def test_an_image_is_overridden_for_one_run(variable: str, container: str, dev: Program) -> None:
-    one_run = overridden({variable: "mirror.example.com/image:v1.2.3"})
+    one_run = overridden({variable: "mirror.example.com/image:v3.2.1"})
     images = {name: one_run[f"Container {name}"].inputs["image"] for name in CONTAINERS}
     usual = {name: dev[f"Container {name}"].inputs["image"] for name in CONTAINERS}
-    assert images == usual | {container: "mirror.example.com/image:v1.2.3"}
+    assert images == usual | {container: "mirror.example.com/image:v3.2.1"}
 
 
 def test_only_the_gateway_is_reachable_from_other_machines_and_only_when_told(stack: str, program: Program) -> None:

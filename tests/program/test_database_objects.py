@@ -217,7 +217,14 @@ def test_what_is_in_the_database_goes_with_the_volume_without_a_statement(progra
         for resource in program.resources
         if resource.type.startswith("postgresql:")
         or resource.kind
-        in ("DatabaseRoles", "ApplicationMigrations", "TableSecurity", "PublicationHandover", "RealtimeTenant")
+        in (
+            "DatabaseRoles",
+            "ApplicationMigrations",
+            "TableSecurity",
+            "PublicationHandover",
+            "RealtimeSchema",
+            "RealtimeTenant",
+        )
     }
     assert of_the_volume == in_the_database
 

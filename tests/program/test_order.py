@@ -88,7 +88,9 @@ def test_postgres_and_realtime_are_not_replaced_for_one_another(program: Program
     """The containers know each other by name: an input from one to the other would replace both for either."""
     by_input = program.options("Container realtime").propertyDependencies
     depends = {urn for dependencies in by_input.values() for urn in dependencies.urns}
-    assert depends == {program["Network network"].urn}
+    assert depends == {program["Network network"].urn, program["PinnedImage realtime-image"].urn}
+    of_image = program.options("PinnedImage realtime-image").propertyDependencies
+    assert not [urn for dependencies in of_image.values() for urn in dependencies.urns]
 
 
 @pytest.mark.parametrize("object_type", ["schema", "table"])

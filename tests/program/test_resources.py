@@ -50,6 +50,7 @@ def test_a_stack_declares_these_resources_and_no_other(stack: str, program: Prog
             (f"{COMPONENT}PostgresServer", f"{name}-postgres"),
             (VOLUME, "postgres-data"),
             (VOLUME, "postgres-keys"),
+            (f"{DYNAMIC}PinnedImage", "postgres-image"),
             (CONTAINER, "postgres"),
             (f"{DYNAMIC}ContainerReadiness", "postgres-ready"),
             (f"{COMPONENT}RealtimeDatabase", f"{name}-database"),
@@ -70,11 +71,14 @@ def test_a_stack_declares_these_resources_and_no_other(stack: str, program: Prog
             (f"{DYNAMIC}PublicationHandover", "handover"),
             (PUBLICATION, "publication"),
             (f"{COMPONENT}RealtimeServer", f"{name}-realtime"),
+            (f"{DYNAMIC}PinnedImage", "realtime-image"),
+            (f"{DYNAMIC}RealtimeSchema", "realtime-schema"),
             (CONTAINER, "realtime"),
             (f"{DYNAMIC}ContainerReadiness", "realtime-ready"),
             (f"{DYNAMIC}NetworkAlias", "alias"),
             (f"{DYNAMIC}RealtimeTenant", "tenant"),
             (f"{COMPONENT}Gateway", f"{name}-gateway"),
+            (f"{DYNAMIC}PinnedImage", "gateway-image"),
             (CONTAINER, "gateway"),
             (f"{DYNAMIC}ContainerReadiness", "gateway-ready"),
         ]
@@ -90,9 +94,17 @@ def test_a_stack_declares_these_resources_and_no_other(stack: str, program: Prog
             {"StackNetwork", "PostgresServer", "RealtimeDatabase", "RealtimeServer", "Gateway"},
         ),
         ("StackNetwork", "RealtimeStack", {"network"}),
-        ("PostgresServer", "RealtimeStack", {"postgres-data", "postgres-keys", "postgres", "postgres-ready"}),
-        ("RealtimeServer", "RealtimeStack", {"realtime", "realtime-ready", "alias", "tenant"}),
-        ("Gateway", "RealtimeStack", {"gateway", "gateway-ready"}),
+        (
+            "PostgresServer",
+            "RealtimeStack",
+            {"postgres-data", "postgres-keys", "postgres-image", "postgres", "postgres-ready"},
+        ),
+        (
+            "RealtimeServer",
+            "RealtimeStack",
+            {"realtime-image", "realtime-schema", "realtime", "realtime-ready", "alias", "tenant"},
+        ),
+        ("Gateway", "RealtimeStack", {"gateway-image", "gateway", "gateway-ready"}),
     ],
 )
 def test_a_component_holds_its_own_resources(
@@ -128,7 +140,7 @@ def test_docker_objects_have_the_stacks_name(stack: str, program: Program) -> No
 def test_docker_objects_are_found_by_label_when_an_interrupted_update_left_them(stack: str, program: Program) -> None:
     for resource in program.resources:
         if resource.type in (CONTAINER, NETWORK, VOLUME):
-            assert resource.inputs["labels"] == [
+            assert resource.inputs["labels"][:2] == [
                 {"label": "com.pulumi.project", "value": "supabase-realtime"},
                 {"label": "com.pulumi.stack", "value": stack},
             ], resource.name

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
+import subprocess
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -262,16 +264,92 @@ def test_a_plain_postgres_gets_the_roles_it_lacks(fresh: Deployment) -> None:
     assert fresh.drift().returncode == 0
 
 
-def test_realtime_is_upgraded_in_place(fresh: Deployment) -> None:
+def derived_image(base: str, name: str, *commands: str) -> str:
+    """An image of this test's own, with the name, made from another by the commands of a Dockerfile."""
+    dockerfile = "\n".join([f"FROM {base}", *commands]).encode()
+    docker.from_env().images.build(fileobj=io.BytesIO(dockerfile), tag=name, rm=True)
+    return name
+
+
+@pytest.fixture
+def own_images() -> Iterator[str]:
+    """The repository of the images that a test makes, which are gone afterwards."""
+    repository = unique_stack("supabase-realtime-test")
+    yield repository
+    engine = docker.from_env()
+    for name in (tag for made in engine.images.list(repository) for tag in made.tags):
+        engine.images.remove(name)
+
+
+def assert_refused(deployment: Deployment, *words: str) -> None:
+    """`make up` and `pulumi preview` refuse, with the words, and every container stays."""
+    before = container_ids(deployment)
+    by_make, by_hand = deployment.up(check=False), deployment.pulumi("preview", check=False)
+    assert by_make.returncode == 1, by_make.stdout + by_make.stderr
+    assert by_hand.returncode != 0
+    for word in words:
+        assert word in by_make.stderr
+        assert word in by_hand.stdout + by_hand.stderr
+    assert container_ids(deployment) == before
+
+
+def test_images_are_pinned_and_realtime_is_upgraded_in_place_and_not_taken_back(
+    fresh: Deployment, own_images: str
+) -> None:
+    """One stack through its life: v2.32.12 with a subscriber, a moved tag, the newest, and what must be refused."""
     require_image(NEWEST, "REALTIME_IMAGE_NEWEST")
+    engine = docker.from_env()
+    engine.images.get(image("KONG_IMAGE")).tag(own_images, "kong")
+    fresh.environ["KONG_IMAGE"] = f"{own_images}:kong"
+    oldest = fresh.environ["REALTIME_IMAGE"]
     fresh.up()
+    outputs = fresh.outputs()
     with fresh.database() as connection:
         well = inserted(connection, "public.wells", name="from before the upgrade")
-    key = fresh.outputs()["anon_key"]
-    fresh.environ["REALTIME_IMAGE"] = NEWEST
-    upgraded = fresh.up()
-    assert changed_resources(upgraded.stdout, kind="docker:index:Container") == ["realtime"]
-    assert fresh.outputs()["anon_key"] == key
+
+    # A tag that names another image since is drift, and the next update goes over to that image.
+    derived_image(image("KONG_IMAGE"), f"{own_images}:kong", "LABEL moved=yes")
+    moved = fresh.drift()
+    assert moved.returncode == 7
+    assert "PinnedImage" in moved.stdout
+    assert changed_resources(moved.stdout, kind="docker:index:Container") == ["gateway"]
+
+    async def upgraded_under_a_subscriber() -> subprocess.CompletedProcess[str]:
+        async with subscribed(outputs, "public.wells") as before:
+            with fresh.database() as connection:
+                inserted(connection, "public.wells", name="to the old version")
+            await before.receives(lambda event: event.record.get("name") == "to the old version")
+            fresh.environ["REALTIME_IMAGE"] = NEWEST
+            done = await asyncio.to_thread(fresh.up)
+        async with subscribed(outputs, "public.wells") as after:
+            with fresh.database() as connection:
+                inserted(connection, "public.wells", name="to the new version")
+            await after.receives(lambda event: event.record.get("name") == "to the new version")
+        return done
+
+    upgraded = asyncio.run(upgraded_under_a_subscriber())
+    assert sorted(changed_resources(upgraded.stdout, kind="docker:index:Container")) == ["gateway", "realtime"]
+    assert fresh.outputs()["anon_key"] == outputs["anon_key"]
     with fresh.database() as connection:
         assert connection.execute("SELECT name FROM public.wells WHERE id = %s", [well]).fetchone() is not None
+    running = {part: engine.containers.get(fresh.container_name(part)).image.id for part in ("realtime", "gateway")}
+    assert running == {
+        "realtime": engine.images.get(NEWEST).id,
+        "gateway": engine.images.get(f"{own_images}:kong").id,
+    }
+    assert fresh.drift().returncode == 0
+
+    fresh.environ["REALTIME_IMAGE"] = oldest
+    assert_refused(fresh, "realtime.image: Realtime 2.32.12 cannot use this database any more: 2.101.0 or newer")
+    fresh.environ["REALTIME_IMAGE"] = NEWEST
+
+    postgres = fresh.environ["POSTGRES_IMAGE"]
+    fresh.environ["POSTGRES_IMAGE"] = derived_image(
+        postgres,
+        f"{own_images}:postgres",
+        "RUN printf '#!/bin/sh\\necho \"postgres (PostgreSQL) 17.2\"\\n' > /usr/local/sbin/postgres "
+        "&& chmod +x /usr/local/sbin/postgres",
+    )
+    assert_refused(fresh, "is Postgres 17, and the data in volume", "is of Postgres 15, which it cannot read")
+    fresh.environ["POSTGRES_IMAGE"] = postgres
     assert fresh.drift().returncode == 0
