@@ -8,7 +8,7 @@ import subprocess
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, LiteralString
 
 import docker
@@ -18,6 +18,7 @@ import yaml
 from docker.models.containers import Container
 
 from tests.stack.conftest import Deployment, image
+from tests.stack.engine_output import Step, steps
 from tokens import bearer_token
 
 DRIFTED = 7
@@ -27,37 +28,6 @@ DATABASE_SECURITY = "TableSecurity public.wells"
 HANDOVER = "PublicationHandover handover"
 PUBLICATION = "Publication publication"
 ALL_PRIVILEGES = "Grant anon-select-insert-update-delete-public"
-
-STEP = re.compile(r"^ {4}\S+ ?\S+:(?P<type>\w+): \((?P<operation>\w+)\)")
-URN = re.compile(r"^ {8}\[urn=\S+::(?P<name>[^:\]]+)\]")
-PROPERTY = re.compile(r"^ {6}[~+-] (?P<property>\w+) *:")
-
-
-@dataclass
-class Step:
-    """What the next update would do to a resource, and the properties because of which."""
-
-    operation: str
-    properties: set[str] = field(default_factory=set)
-
-
-def steps(diff: str) -> dict[str, Step]:
-    """The steps that the engine's `--diff` shows, by the resource's type and name.
-
-    Without what the refresh shows: it reports every output that a provider reads anew, different or not.
-    """
-    found: dict[str, Step] = {}
-    heading: re.Match[str] | None = None
-    current: Step | None = None
-    for line in diff.splitlines():
-        if begun := STEP.match(line):
-            heading, current = begun, None
-        elif heading and heading["operation"] not in ("refresh", "same"):
-            if named := URN.match(line):
-                current = found[f"{heading['type']} {named['name']}"] = Step(heading["operation"])
-            elif current and current.operation != "create" and (changed := PROPERTY.match(line)):
-                current.properties.add(changed["property"])
-    return found
 
 
 # --- the hand that changes things

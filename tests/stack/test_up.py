@@ -18,7 +18,7 @@ import pytest
 from psycopg import sql
 
 from tests.stack.conftest import WELLS, Deployment, image, new_deployment, removed, unique_stack
-from tests.stack.engine_output import changed_resources
+from tests.stack.engine_output import changed_resources, steps
 from tests.stack.images import NEWEST, require_image
 from tests.stack.secret_search import leaked_by_logs
 from tests.stack.subscriber import Event, subscribed, user_token
@@ -311,8 +311,9 @@ def test_images_are_pinned_and_realtime_is_upgraded_in_place_and_not_taken_back(
     derived_image(image("KONG_IMAGE"), f"{own_images}:kong", "LABEL moved=yes")
     moved = fresh.drift()
     assert moved.returncode == 7
-    assert "PinnedImage" in moved.stdout
-    assert changed_resources(moved.stdout, kind="docker:index:Container") == ["gateway"]
+    named = {name: step.operation for name, step in steps(moved.stdout).items() if "image" in name or "Cont" in name}
+    assert named["PinnedImage gateway-image"] == "update"
+    assert {name for name, operation in named.items() if operation == "replace"} == {"Container gateway"}
 
     async def upgraded_under_a_subscriber() -> subprocess.CompletedProcess[str]:
         async with subscribed(outputs, "public.wells") as before:
