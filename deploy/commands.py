@@ -95,6 +95,7 @@ def up(stack: str, started: float | None) -> int:
         raise DeployError(*faults)
     pending = wanted.rotation
     if pending is not None:
+        recovery.say(f"giving {pending.key} its next value")
         if code := bring_database_back(engine, client, wanted):
             return code
         rotation.put_in_place(engine, client, wanted, pending)
