@@ -294,7 +294,7 @@ def assert_refused(deployment: Deployment, *words: str) -> None:
 
 
 def test_images_are_pinned_and_realtime_is_upgraded_in_place_and_not_taken_back(
-    fresh: Deployment, own_images: str
+    own_images: str, fresh: Deployment
 ) -> None:
     """One stack through its life: v2.32.12 with a subscriber, a moved tag, the newest, and what must be refused."""
     require_image(NEWEST, "REALTIME_IMAGE_NEWEST")
