@@ -528,7 +528,7 @@ def _pending_rotation(value: Any) -> Any:
         pending = PendingRotation.model_validate_json(value)
     except ValidationError:
         pending = None
-    if pending is None or pending.key not in secret_keys():
+    if pending is None or pending.key not in (*secret_keys(), PRIVATE_KEY):
         raise ValueError(
             f"is no record of a rotation; find out which secrets are in force (`make doctor`), then `pulumi config rm "
             f"{ROTATION}`"

@@ -22,7 +22,7 @@ from deploy.engine import Engine
 from deploy.errors import DeployError
 from deploy.recovery import HEALTHY_SECONDS, POLL_SECONDS, say
 from providers.connection import conninfo
-from settings import ROTATION, ApiRole, PendingRotation, PostgresSettings, Settings
+from settings import PRIVATE_KEY, ROTATION, ApiRole, PendingRotation, PostgresSettings, Settings
 from tokens import api_key, bearer_token
 
 SECRETS = {
@@ -34,6 +34,8 @@ SECRETS = {
     "secret-key-base": "realtime.secret_key_base",
 }
 """What ``rotate`` calls a secret, and its config key."""
+SIGNING_KEYS = ("jwt.secret", PRIVATE_KEY)
+"""What ``jwt`` means: the one that signs the clients' keys."""
 DISCONNECTS_ON_NEW_SECRET = Version(2, 36, 17)
 """From here on another jwt_secret ends the tenant's websockets and its cached row at once (requires_disconnect in
 lib/realtime/api.ex); before, both live on, the row for 30 s."""
@@ -43,7 +45,7 @@ FORBIDDEN = (401, 403)
 
 def command(pending: PendingRotation, stack: str) -> str:
     """What finishes a rotation that is under way."""
-    name = next(name for name, key in SECRETS.items() if key == pending.key)
+    name = "jwt" if pending.key == PRIVATE_KEY else next(n for n, key in SECRETS.items() if key == pending.key)
     return f"make rotate SECRET={name} STACK={stack}"
 
 
@@ -57,17 +59,19 @@ def begin(engine: Engine, wanted: Settings, name: str) -> None:
 
     Raises DeployError when the stack is not up, or another secret's rotation is not finished.
     """
-    key = SECRETS[name]
+    private_key = wanted.jwt.private_key
+    key = PRIVATE_KEY if name == "jwt" and private_key is not None else SECRETS[name]
     if wanted.rotation is not None:
         if wanted.rotation.key != key:
             raise DeployError(f"{unfinished(wanted.rotation, wanted.stack)}; then rotate {key}")
         return
     if not state.ids(engine.export(), state.CONTAINER):
         raise DeployError(f"stack {wanted.stack} is not up, so nothing knows {key} yet; `make up STACK={wanted.stack}`")
-    section, _, field = key.partition(".")
-    pending = PendingRotation(
-        key=key, previous=getattr(getattr(wanted, section), field), next=SecretStr(generated.generate(key))
-    )
+    if key == PRIVATE_KEY:
+        generated_value = generated.generate_private_key(wanted.jwt.algorithm).strip()
+    else:
+        generated_value = generated.generate(key)
+    pending = PendingRotation(key=key, previous=value_of(wanted, key), next=SecretStr(generated_value))
     engine.ask("config", "set", "--secret", ROTATION, stdin=pending.recorded())
     say(f"{key}: the next value is generated and in Pulumi.{wanted.stack}.yaml, encrypted, not in force yet")
 
@@ -80,12 +84,18 @@ def put_in_place(engine: Engine, client: docker.DockerClient, wanted: Settings, 
     if pending.key == "postgres.password" and holds_data(client, wanted):
         alter_password(wanted.postgres, pending)
         say(f"{pending.key}: Postgres knows {wanted.postgres.user} by the next value")
-    section, _, field = pending.key.partition(".")
-    if getattr(getattr(wanted, section), field) != pending.next:
-        if pending.key == "jwt.secret":
+    if value_of(wanted, pending.key) != pending.next:
+        if pending.key in SIGNING_KEYS:
             # Their time begins anew with the keys. A second early, since the program's clock may be the engine's.
             engine.ask("config", "set", "--plaintext", "jwt.issued_at", str(int(time.time()) - 1))
         engine.ask("config", "set", "--secret", pending.key, stdin=pending.next.get_secret_value())
+
+
+def value_of(wanted: Settings, key: str) -> SecretStr:
+    """The value of a secret, without the line end that the CLI leaves out of a private key."""
+    section, _, field = key.partition(".")
+    secret: SecretStr = getattr(getattr(wanted, section), field)
+    return SecretStr(secret.get_secret_value().strip())
 
 
 def holds_data(client: docker.DockerClient, wanted: Settings) -> bool:
@@ -143,7 +153,7 @@ def prove_and_forget(engine: Engine, client: docker.DockerClient, wanted: Settin
 
     ``wanted`` are the settings with the next value. Raises DeployError when the previous one is still accepted.
     """
-    if pending.key == "jwt.secret":
+    if pending.key in SIGNING_KEYS:
         drop_old_clients(client, wanted)
     if (still_open := OPENS.get(pending.key)) is not None:
         await_refusal(lambda: still_open(wanted, pending.previous), pending, wanted.stack)
@@ -182,7 +192,8 @@ def _gateway_opens(wanted: Settings, previous: SecretStr) -> str | None:
     from websockets.exceptions import InvalidStatus  # noqa: PLC0415
     from websockets.sync.client import connect  # noqa: PLC0415
 
-    old_key = api_key(wanted.jwt.model_copy(update={"secret": previous}), ApiRole.ANON)
+    signing = "secret" if wanted.jwt.private_key is None else "private_key"
+    old_key = api_key(wanted.jwt.model_copy(update={signing: previous}), ApiRole.ANON)
     host = "127.0.0.1" if wanted.gateway.host == "0.0.0.0" else wanted.gateway.host  # noqa: S104 - compared, not bound
     url = f"ws://{host}:{wanted.gateway.port}/realtime/v1/websocket?{httpx.QueryParams(apikey=old_key, vsn='1.0.0')}"
     try:
@@ -217,6 +228,7 @@ def _realtime_opens(wanted: Settings, previous: SecretStr, path: str) -> str | N
 
 OPENS: dict[str, Callable[[Settings, SecretStr], str | None]] = {
     "jwt.secret": _gateway_opens,
+    PRIVATE_KEY: _gateway_opens,
     "postgres.password": _postgres_opens,
     "realtime.api_jwt_secret": lambda wanted, old: _realtime_opens(
         wanted, old, f"/api/tenants/{wanted.realtime.tenant}"

@@ -12,7 +12,7 @@ import settings
 from deploy import rotation
 from deploy.engine import Engine
 from deploy.errors import DeployError
-from deploy.generated import generate
+from deploy.generated import generate, generate_private_key
 from settings import NAMESPACE, PendingRotation, Settings, SettingsError
 
 SECRETS = {f"{NAMESPACE}:{key}": generate(key) for key in settings.secret_keys()}
@@ -79,6 +79,23 @@ def test_a_generated_next_value_is_good_enough_for_its_setting(tmp_path: Path, n
     rotation.begin(cli.engine, loaded(), name)
     record = json.loads(cli.stdin[0])
     settings.load({**SECRETS, f"{NAMESPACE}:{record['key']}": record["next"]}, stack="staging", environ={})
+
+
+@pytest.mark.parametrize("algorithm", ["ES256", "RS256"])
+def test_on_a_stack_whose_keys_a_private_key_signs_it_is_the_one_that_gets_rotated(
+    tmp_path: Path, algorithm: str
+) -> None:
+    cli = Cli(tmp_path)
+    old = generate_private_key(algorithm)
+    config = {**SECRETS, f"{NAMESPACE}:jwt.algorithm": algorithm, f"{NAMESPACE}:jwt.private_key": old}
+    rotation.begin(cli.engine, settings.load(config, stack="staging", environ={}), "jwt")
+    under_way = settings.load({**config, f"{NAMESPACE}:rotation": cli.stdin[0]}, stack="staging", environ={}).rotation
+    assert under_way is not None
+    assert (under_way.key, under_way.previous.get_secret_value()) == ("jwt.private_key", old.strip())
+    assert rotation.command(under_way, "staging") == "make rotate SECRET=jwt STACK=staging"
+    settings.load(
+        {**config, f"{NAMESPACE}:jwt.private_key": under_way.next.get_secret_value()}, stack="staging", environ={}
+    )
 
 
 def test_a_rotation_under_way_is_taken_up_with_the_value_it_had_chosen(tmp_path: Path) -> None:
