@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from doctor import examine, metrics, outputs, probe
+from doctor import examine, metrics, outputs, probe, watch
 from settings import DEVELOPMENT_STACK
 
 FAILED = 1
@@ -41,6 +41,7 @@ def arguments() -> argparse.ArgumentParser:
     probing.add_argument("--json", action="store_true", help="print the result as JSON")
     examine.add_arguments(commands)
     metrics.add_arguments(commands)
+    watch.add_arguments(commands)
     return parser
 
 

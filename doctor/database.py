@@ -28,22 +28,34 @@ async def connected(outputs: Outputs, timeout: float) -> AsyncIterator[Connectio
     deadline = time.monotonic() + timeout
     while True:
         try:
-            connection = await _connect(outputs, max(2, round(deadline - time.monotonic())))
+            connection = await opened(outputs, max(2, round(deadline - time.monotonic())), timeout)
         except psycopg.OperationalError as failed:
-            if _password_refused(failed) or time.monotonic() + RETRY_SECONDS >= deadline:
+            if password_refused(failed) or time.monotonic() + RETRY_SECONDS >= deadline:
                 raise ProbeFailedError(failure_of(outputs, failed)) from None
         else:
             break
         await asyncio.sleep(RETRY_SECONDS)
     async with connection:
-        limit = f"{timeout * 1000:.0f}ms"
+        yield connection
+
+
+async def opened(outputs: Outputs, timeout: int, limit: float) -> Connection:
+    """A connection, tried once for ``timeout`` seconds, on which nothing is waited for longer than ``limit`` seconds.
+
+    Raises psycopg.OperationalError.
+    """
+    connection = await _connect(outputs, timeout)
+    try:
         await connection.execute(
             "SELECT set_config('statement_timeout', %(limit)s, false), set_config('lock_timeout', %(limit)s, false), "
             "set_config('idle_in_transaction_session_timeout', %(limit)s, false)",
-            {"limit": limit},
+            {"limit": f"{limit * 1000:.0f}ms"},
         )
         await connection.commit()
-        yield connection
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
 
 
 async def _connect(outputs: Outputs, timeout: int) -> Connection:
@@ -59,7 +71,8 @@ async def _connect(outputs: Outputs, timeout: int) -> Connection:
     )
 
 
-def _password_refused(failed: psycopg.Error) -> bool:
+def password_refused(failed: psycopg.Error) -> bool:
+    """Whether trying again would not help."""
     # A failed connection carries no SQLSTATE (psycopg 3.3): there is only libpq's text.
     return "password authentication failed" in str(failed)
 
@@ -67,7 +80,7 @@ def _password_refused(failed: psycopg.Error) -> bool:
 def failure_of(outputs: Outputs, failed: psycopg.Error) -> Failure:
     """What it means that the database did not let the doctor in, or refused a statement."""
     database = outputs.database
-    if _password_refused(failed):
+    if password_refused(failed):
         likely = f"the password of {database.user} is not the stack's postgres.password; set it back in the database"
     elif isinstance(failed, psycopg.OperationalError):
         likely = f"Postgres is stopped, starting, or not published on this port; look at its container; {UP}"

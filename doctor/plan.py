@@ -13,8 +13,9 @@ from doctor.api_role import become, claims_of, resume
 from doctor.catalog import Column, Connection, Table, UnusableTableError, read_table
 from doctor.failures import UP, Cause, Failure, ProbeFailedError
 from doctor.outputs import Outputs, PublishedTable
-from doctor.rendering import rendered, selectable
+from doctor.rendering import rendered, same, selectable
 from doctor.sample_row import SampleRow, sample_row
+from doctor.subscription import Change
 from settings import ApiRole, Event
 
 LACKING = """
@@ -157,6 +158,16 @@ async def write(connection: Connection, chosen: Chosen, row: SampleRow, outputs:
 def key_of(outputs: Outputs, role: ApiRole) -> str:
     """The key of a role, from the stack's outputs."""
     return outputs.anon_key if role is ApiRole.ANON else outputs.service_role_key.get_secret_value()
+
+
+def is_of(change: Change, written: Written, chosen: Chosen) -> bool:
+    """Whether a change is the row written: by its primary key. One without columns cannot be told from another."""
+    if not change.record:
+        return bool(change.errors)
+    return all(
+        column.name in change.record and same(written.expected.get(column.name), change.record[column.name], column)
+        for column in chosen.table.key_columns
+    )
 
 
 async def _refusal(

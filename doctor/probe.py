@@ -23,9 +23,9 @@ from doctor.catalog import Connection, UnusableTableError
 from doctor.database import RETRY_SECONDS, connected, failure_of
 from doctor.failures import REALTIME_LOG, UP, Cause, Failure, ProbeFailedError
 from doctor.outputs import Outputs
-from doctor.plan import Chosen, Written, choose, key_of, write
+from doctor.plan import Chosen, Written, choose, is_of, key_of, write
 from doctor.removal import in_any_case, remove
-from doctor.rendering import differences, same
+from doctor.rendering import differences
 from doctor.sample_row import sample_row
 from doctor.silence import decoding, silence, slots, without_reader
 from doctor.subscription import Change, Subscription, Target, subscribed
@@ -193,7 +193,7 @@ class _Run:
             written = await write(connection, chosen, row, self.outputs)
         except UnusableTableError as unfit:
             raise ProbeFailedError(_no_row(chosen, unfit)) from None
-        event = subscription.expect(lambda change: _is_of(change, written, chosen))
+        event = subscription.expect(lambda change: is_of(change, written, chosen))
         committed = False
         try:
             committing = time.perf_counter()
@@ -223,22 +223,12 @@ class _Run:
 
     def _judge(self, change: Change, committing: float, written: Written, chosen: Chosen) -> bool:
         if not change.record:
-            self.fail(_unauthorized(chosen, change))
+            self.fail(unauthorized(chosen, change))
             return False
         self._update(latencies_ms=(*self.result.latencies_ms, _milliseconds(committing, change.arrived)))
         if found := [*change.errors, *differences(written.expected, change.record, chosen.columns)]:
             self.fail(_different(chosen, found))
         return True
-
-
-def _is_of(change: Change, written: Written, chosen: Chosen) -> bool:
-    """Whether a change is the row written: by its primary key. One without columns cannot be told from another."""
-    if not change.record:
-        return bool(change.errors)
-    return all(
-        column.name in change.record and same(written.expected.get(column.name), change.record[column.name], column)
-        for column in chosen.table.key_columns
-    )
 
 
 def _milliseconds(start: float, end: float) -> float:
@@ -268,7 +258,8 @@ def _disconnected(chosen: Chosen, reason: str) -> Failure:
     )
 
 
-def _unauthorized(chosen: Chosen, change: Change) -> Failure:
+def unauthorized(chosen: Chosen, change: Change) -> Failure:
+    """An event that came without columns."""
     subscriber = chosen.plan.subscriber
     if any("400" in error for error in change.errors):
         likely = f"{chosen.table} has no primary key; add one"

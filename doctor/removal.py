@@ -40,7 +40,7 @@ async def remove(
                 await connection.commit()
                 return None
             async with connected(outputs, REMOVE_SECONDS) as another:
-                if committed or await _finished(another, written):
+                if committed or await finished(another, written):
                     await another.execute(statement)
                     await another.commit()
                     return None
@@ -71,7 +71,7 @@ def deletion(table: Table, key: Sequence[str]) -> sql.Composed:
     return sql.SQL("DELETE FROM {} WHERE {}").format(table.identifier, condition)
 
 
-async def _finished(connection: Connection, written: Written) -> bool:
+async def finished(connection: Connection, written: Written) -> bool:
     """Whether the transaction that wrote the row has been committed or rolled back."""
     query = "SELECT pg_xact_status(CAST(%s AS xid8))"
     row = await (await connection.execute(query, (written.transaction,))).fetchone()

@@ -31,7 +31,6 @@ from realtime import (
 from websockets.exceptions import InvalidHandshake, InvalidMessage, InvalidStatus
 
 from doctor.failures import (
-    Failure,
     ProbeFailedError,
     never_subscribed,
     permanent,
@@ -74,20 +73,18 @@ class Target:
     key_expires: datetime | None = None
 
 
-class _AnotherAttemptError(Exception):
+class TemporaryFailureError(ProbeFailedError):
     """The attempt failed in a way that may pass; ``failure`` is what to say when it does not."""
-
-    def __init__(self, failure: Failure) -> None:
-        self.failure = failure
-        super().__init__(str(failure))
 
 
 class Subscription:
     """A subscription on a connection of its own. ``broken`` is done, with what happened, once somebody ended it."""
 
-    def __init__(self, target: Target, *, timeout: float) -> None:
+    def __init__(self, target: Target, *, timeout: float, on_change: Callable[[Change], None] | None = None) -> None:
+        """``on_change`` is told of every change, and may not raise: the client library would stop to listen."""
         self.target = target
         self.timeout = timeout
+        self.on_change = on_change
         loop = asyncio.get_running_loop()
         self.live: asyncio.Future[str] = loop.create_future()
         self.broken: asyncio.Future[str] = loop.create_future()
@@ -109,9 +106,9 @@ class Subscription:
         return future
 
     async def open(self, waited: float) -> None:
-        """Connects, joins, and returns when changes flow.
+        """Connects, joins, and returns when changes flow. Whatever comes of it, close() has to be called.
 
-        ``waited`` is how long the caller will have tried, seconds, for the message. Raises _AnotherAttemptError
+        ``waited`` is how long the caller will have tried, seconds, for the message. Raises TemporaryFailureError
         for what a restart may heal, ProbeFailedError for what it does not.
         """
         logging.getLogger("realtime").addHandler(self._unreadable)
@@ -136,12 +133,17 @@ class Subscription:
         failure = never_subscribed(waited, reason)
         if reason is not None and permanent(reason):
             raise ProbeFailedError(failure)
-        raise _AnotherAttemptError(failure)
+        raise TemporaryFailureError(failure)
 
     async def close(self) -> None:
         """Ends the connection; a server that does not say goodbye is not waited for."""
         logging.getLogger("realtime").removeHandler(self._unreadable)
-        await asyncio.wait({asyncio.ensure_future(self._client.close())}, timeout=CLOSE_SECONDS)
+        socket = self._client._ws_connection
+        closing = asyncio.ensure_future(self._client.close())
+        await asyncio.wait({closing}, timeout=CLOSE_SECONDS)
+        if socket is not None and not closing.done():
+            socket.transport.abort()
+            await asyncio.wait({closing})
         self._channel.rejoin_timer.reset()
         self._channel.join_push.destroy()
 
@@ -155,16 +157,16 @@ class Subscription:
         except InvalidStatus as answer:
             status, body = answer.response.status_code, (answer.response.body or b"").decode(errors="replace")
             if status >= INTERNAL_SERVER_ERROR:
-                raise _AnotherAttemptError(unavailable(status, body, waited)) from None
+                raise TemporaryFailureError(unavailable(status, body, waited)) from None
             raise ProbeFailedError(refused(status, body, key_expires=self.target.key_expires)) from None
         except TimeoutError:
             failure = unreachable(self.target.url, "no answer", waited)
             if await _listens(self.target.url):
                 failure = unanswered(self.target.url, waited)
-            raise _AnotherAttemptError(failure) from None
+            raise TemporaryFailureError(failure) from None
         except (OSError, InvalidMessage, EOFError) as failed:
             reason = str(failed) or type(failed).__name__
-            raise _AnotherAttemptError(unreachable(self.target.url, reason, waited)) from None
+            raise TemporaryFailureError(unreachable(self.target.url, reason, waited)) from None
         except InvalidHandshake as failed:
             raise ProbeFailedError(unreachable(self.target.url, str(failed), waited)) from None
 
@@ -177,6 +179,8 @@ class Subscription:
             self.broken.set_result(_reason(state, error))
 
     def _deliver(self, change: Change) -> None:
+        if self.on_change is not None:
+            self.on_change(change)
         self._expected = [(matches, future) for matches, future in self._expected if not future.done()]
         for matches, future in self._expected:
             if matches(change):
@@ -204,7 +208,7 @@ async def _opened(target: Target, timeout: float) -> Subscription:
         subscription = Subscription(target, timeout=max(1.0, deadline - time.monotonic()))
         try:
             await subscription.open(timeout)
-        except _AnotherAttemptError as failed:
+        except TemporaryFailureError as failed:
             await subscription.close()
             if time.monotonic() + PAUSE_SECONDS >= deadline:
                 raise ProbeFailedError(failed.failure) from None

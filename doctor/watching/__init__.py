@@ -1,0 +1,1 @@
+"""The long-running probe: what it sees, how it counts, and how that is shown."""
