@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, ScalarFormatter
 
 from doctor.watching.records import Outcome, Part, Summary
 from doctor.watching.tally import Tally
@@ -63,16 +64,16 @@ def plot(tally: Tally, summary: Summary, path: Path) -> None:
 
 
 def _latencies(axes: Axes, timeline: Timeline) -> None:
-    moments = [moment for moment, bucket in timeline if bucket.latencies.count]
-    values = [
-        bucket.latencies.percentiles([percent for percent, _, _ in PERCENTILES])
-        for _, bucket in timeline
-        if bucket.latencies.count
-    ]
+    percents = [percent for percent, _, _ in PERCENTILES]
+    nothing = [math.nan for _ in percents]  # so that no line is drawn across an outage
+    moments = [moment for moment, _ in timeline]
+    values = [bucket.latencies.percentiles(percents) if bucket.latencies.count else nothing for _, bucket in timeline]
     for place, (_, name, colour) in enumerate(PERCENTILES):
         axes.plot(moments, [row[place] for row in values], ".-", color=colour, label=name, linewidth=1, markersize=3)
-    if values:
-        axes.set_yscale("log")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_formatter(ScalarFormatter())
+    axes.tick_params(which="minor", labelsize="x-small")
     axes.set_ylabel("commit to event, ms")
     axes.grid(alpha=0.3)
 

@@ -172,22 +172,21 @@ class Tally:
 
     def tick(self, at: float) -> bool:
         """Time has passed: rows get overdue and lost. True when the subscription turns out to be silent."""
-        for row in list(self._awaited.values()):
-            age = at - row.committed
-            if age <= self.patience:
-                break
+        overdue = [row for row in self._awaited.values() if at - row.committed > self.patience]
+        for row in overdue:
             if not row.overdue:
                 row.overdue = True
                 self._count_unanswered(row)
-            if age > self.limit:
+        silent = self.live and self._unanswered >= SILENT_ROWS
+        if silent:  # before any of these rows is concluded, which this explains
+            seen = f"connected, and nothing came for the last {self._unanswered} rows"
+            self.failed(Part.SILENCE, seen, at, since=self._unanswered_since)
+        for row in overdue:
+            if at - row.committed > self.limit:
                 self._conclude(row, self._absence(row), at)
         while self._repeatable and next(iter(self._repeatable.values())) < at:
             self._repeatable.popitem(last=False)
-        if not self.live or self._unanswered < SILENT_ROWS:
-            return False
-        seen = f"connected, and nothing came for the last {self._unanswered} rows"
-        self.failed(Part.SILENCE, seen, at, since=self._unanswered_since)
-        return True
+        return silent
 
     def abandon(self, at: float) -> None:
         """Nobody waits any longer: what is awaited stays undecided."""

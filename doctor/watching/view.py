@@ -153,7 +153,7 @@ def _outage(outage: Outage) -> str:
     ]
     return (
         f"{name}: {part}"
-        + (f" (then also {', '.join(also)})" if also else "")
+        + (f" (also {', '.join(also)})" if also else "")
         + f", {until}, {duration(outage.seconds)}"
         + (f": {', '.join(counts)}" if counts else "")
     )

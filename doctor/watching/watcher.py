@@ -12,7 +12,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -45,6 +45,8 @@ LAST_BACKOFF_SECONDS = 5.0
 DOWN_EVERY_SECONDS = 1.0
 """While something is down, a row is tried at least so often, or an end would be seen late."""
 TICK_SECONDS = 0.1
+CLOCK_SET_SECONDS = 0.05
+"""By so much the machine's clock has to differ to be followed."""
 MOST_ROWS = 1_000
 """Awaited or to be removed; more are not written."""
 KONG = (KONG_NO_KEY, KONG_WRONG_KEY, KONG_WRONG_GROUP, KONG_NO_ROUTE)
@@ -78,7 +80,9 @@ class Watch:
         """``rows`` is for a database that is reached in another way than by the outputs."""
         self.outputs = outputs
         self.options = options or Options()
-        self.tally = Tally(patience=self.options.patience, started=time.perf_counter(), clock=_date, tell=self._told)
+        self.tally = Tally(
+            patience=self.options.patience, started=time.perf_counter(), clock=_Calendar(), tell=self._told
+        )
         self._tell = tell
         self._rows = rows or Rows(outputs)
         self._chosen: Chosen | None = None
@@ -365,6 +369,14 @@ def part_of(failure: Failure) -> Part:
     return Part.SUBSCRIPTION
 
 
-def _date(moment: float) -> datetime:
-    """The date of a moment of time.perf_counter."""
-    return datetime.now(UTC) - timedelta(seconds=time.perf_counter() - moment)
+class _Calendar:
+    """Dates of moments of time.perf_counter. The same moment has the same date, unless the clock was set."""
+
+    def __init__(self) -> None:
+        self._epoch = time.time() - time.perf_counter()
+
+    def __call__(self, moment: float) -> datetime:
+        epoch = time.time() - time.perf_counter()
+        if abs(epoch - self._epoch) > CLOCK_SET_SECONDS:
+            self._epoch = epoch
+        return datetime.fromtimestamp(self._epoch + moment, UTC)
