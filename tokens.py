@@ -30,9 +30,7 @@ def api_key(settings: JwtSettings, role: ApiRole) -> str:
         "iat": settings.issued_at,
         "exp": int(settings.expires_at.timestamp()),
     }
-    if settings.algorithm is JwtAlgorithm.HS256:
-        return _signed(claims, settings.secret.get_secret_value())
-    return _signed_with_private_key(claims, settings)
+    return _signed_as(settings, claims)
 
 
 def tenant_secret(settings: JwtSettings) -> str:
@@ -76,6 +74,25 @@ def bearer_token(secret: str) -> str:
     Realtime v2.32.12, lib/realtime_web/router.ex, check_auth.
     """
     return _signed({"iss": ISSUER}, secret)
+
+
+def user_token(settings: JwtSettings, *, subject: str, issued_at: int, expires_at: int) -> str:
+    """The token of somebody who is logged in, as an auth server issues it; times in seconds since 1970."""
+    claims: dict[str, str | int] = {
+        "role": ApiRole.AUTHENTICATED.value,
+        "aud": ApiRole.AUTHENTICATED.value,
+        "sub": subject,
+        "iss": ISSUER,
+        "iat": issued_at,
+        "exp": expires_at,
+    }
+    return _signed_as(settings, claims)
+
+
+def _signed_as(settings: JwtSettings, claims: dict[str, str | int]) -> str:
+    if settings.algorithm is JwtAlgorithm.HS256:
+        return _signed(claims, settings.secret.get_secret_value())
+    return _signed_with_private_key(claims, settings)
 
 
 def _signed(claims: dict[str, str | int], secret: str) -> str:

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from doctor import examine, metrics, outputs, probe, watch
+from doctor import examine, load_command, metrics, outputs, probe, watch
 from settings import DEVELOPMENT_STACK
 
 FAILED = 1
@@ -42,6 +42,7 @@ def arguments() -> argparse.ArgumentParser:
     examine.add_arguments(commands)
     metrics.add_arguments(commands)
     watch.add_arguments(commands)
+    load_command.add_arguments(commands)
     return parser
 
 

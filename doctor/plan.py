@@ -85,16 +85,19 @@ class Written:
     transaction: str
 
 
-async def choose(connection: Connection, outputs: Outputs, rng: random.Random) -> tuple[Chosen, list[str]]:
+async def choose(
+    connection: Connection, outputs: Outputs, rng: random.Random, among: Sequence[Plan] | None = None
+) -> tuple[Chosen, list[str]]:
     """The first plan whose table takes a sample row, tried in a transaction that is rolled back, and notes.
 
-    A table that no sample row fits is passed over with a note. If every table that the writer was declared to
-    write refuses it, that is a failure and no reason to write as somebody else. Raises ProbeFailedError.
+    ``among`` are the plans, by default those of the probe. A table that no sample row fits is passed over with a note.
+    If every table that the writer was declared to write refuses it, that is a failure and no reason to write as
+    somebody else. Raises ProbeFailedError.
     """
     notes: list[str] = []
     refusals: list[Failure] = []
     unusable: set[str] = set()
-    for plan in plans(outputs.tables):
+    for plan in plans(outputs.tables) if among is None else among:
         if refusals and plan.writer is not ApiRole.ANON:
             break
         if plan.table.table in unusable:
