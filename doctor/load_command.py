@@ -64,7 +64,7 @@ def run(given: argparse.Namespace) -> int:
         print(impossible, file=sys.stderr)
         return COULD_NOT_LOOK
     except (KeyboardInterrupt, asyncio.CancelledError):
-        print("interrupted; the rows are removed", file=sys.stderr)
+        print("interrupted", file=sys.stderr)  # what could not be removed was said already
         return INTERRUPTED
     if given.json:
         print(result.model_dump_json(indent=2))
