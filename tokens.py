@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import jwt
@@ -100,10 +101,16 @@ def _signed(claims: dict[str, str | int], secret: str) -> str:
 
 
 def _private_key(settings: JwtSettings) -> Any:
+    assert settings.private_key is not None
+    return _loaded(settings.private_key.get_secret_value())
+
+
+@lru_cache(maxsize=4)
+def _loaded(pem: str) -> Any:
+    """The key in a PEM, once: an RSA key is checked for 40 ms, which a thousand tokens should not wait for."""
     from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
 
-    assert settings.private_key is not None
-    return load_pem_private_key(settings.private_key.get_secret_value().encode(), password=None)
+    return load_pem_private_key(pem.encode(), password=None)
 
 
 def _public_key(settings: JwtSettings) -> dict[str, str]:

@@ -90,8 +90,8 @@ async def load(
     role = ApiRole.AUTHENTICATED if jwt else ApiRole.ANON
     if jwt is None:
         notes.append(
-            "all subscribers present the anon key and no JWT of their own, for which the stack's jwt.secret or jwt.private_key is needed: "
-            + setup.config_reason
+            "all subscribers present the anon key and no JWT of their own, which would be signed with the stack's "
+            "jwt.secret or jwt.private_key: " + setup.config_reason
         )
     plans = _plans(outputs.tables, role)
     try:
@@ -127,7 +127,7 @@ async def load(
             errors=errors,
         )
         signing = jwt if chosen.plan.subscriber is ApiRole.AUTHENTICATED else None
-        tokens = _tokens(size, joins=limits.paced_joins, settings=signing)
+        tokens = await asyncio.to_thread(_tokens, size, joins=limits.paced_joins, settings=signing)
         run = _Run(
             setup=setup,
             outputs=outputs,
