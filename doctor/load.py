@@ -365,9 +365,10 @@ class _Run:
             )
         if 0 < counted.inserted < self.size.inserts:
             self._note(
-                f"{counted.inserted} of {self.size.inserts} inserts were made in time: the database took no more"
+                f"{counted.inserted} of {self.size.inserts} inserts were made in time: the database was slow or away"
             )
-        if (nowhere := counted.nowhere()) and counted.delivered:
+        nowhere = counted.nowhere()
+        if nowhere and counted.delivered and self.result.live_at_end:
             self._note(
                 f"{nowhere} inserts reached nobody: Realtime decoded them before other sessions could see their rows, "
                 "or read no slot; see docs/doctor.md, Losses under load"
