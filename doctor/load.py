@@ -2,8 +2,8 @@
 
 Every subscriber is a connection of its own, with the anon key for the gateway and, as somebody who is logged in, a
 JWT of its own for Realtime: role ``authenticated``, its own ``sub`` and expiry, signed with the stack's JWT secret.
-All join the same channel, as the visitors of one page do, and none reconnects: what a subscriber misses once its
-connection is gone counts as lost, and why it went as an error.
+All join the same channel, as the visitors of one page do. What a subscriber misses once its connection is gone counts
+as lost, and why it went as an error; with ``reconnect`` it comes back as supabase-js does.
 
 The order: the first subscriber alone (Realtime connects to the database for it), then the others, paced below the
 tenant's joins per second; inserts once all that can be are live; then the wait for the last events; then the
@@ -21,6 +21,7 @@ import uuid
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from itertools import cycle
+from statistics import median
 from typing import Any
 
 import psycopg
@@ -64,13 +65,15 @@ async def load(
     rate: float,
     seconds: float,
     direct: bool = False,
+    reconnect: bool = False,
     allow_remote: Collection[str] = (),
     progress: Callable[[str], None] = lambda _: None,
 ) -> LoadResult:
     """Puts a stack under load and says what became of it.
 
     ``clients`` subscribers, ``rate`` inserts a second into a declared table, for ``seconds``. ``direct`` goes to
-    Realtime's own port and not through the gateway. ``allow_remote`` names the hosts, other than this machine, that
+    Realtime's own port and not through the gateway. With ``reconnect`` subscribers that were live come back when their
+    connection has ended. ``allow_remote`` names the hosts, other than this machine, that
     may be put under load. ``progress`` is told of every phase, in a line.
 
     It ends at the latest 3 × clients / (joins a second) + seconds + 5 minutes after it has begun. What fails under load
@@ -111,6 +114,7 @@ async def load(
             stack=setup.stack,
             url=url,
             direct=direct,
+            reconnect=reconnect,
             table=str(chosen.table),
             subscriber=chosen.plan.subscriber,
             writer=chosen.plan.writer,
@@ -210,12 +214,13 @@ class _Run:
         self.errors = errors
         self.progress = progress
         self.subscribers = subscribers
+        self._outages: list[float] = []
         self._counting = False
         self._timeline: list[Sample] = []
 
     @property
     def _live(self) -> list[Subscriber]:
-        return [subscriber for subscriber in self.subscribers if subscriber.live and not subscriber.ended]
+        return [subscriber for subscriber in self.subscribers if subscriber.live]
 
     async def run(self, *, joins: float) -> LoadResult:
         """The whole of it. Raises ProbeFailedError when the database is gone before the first insert."""
@@ -230,14 +235,21 @@ class _Run:
         watching = [asyncio.create_task(self._sampling(sampler)), asyncio.create_task(self._heartbeats())]
         try:
             if await self._ramp(joins):
+                if self.result.reconnect:
+                    watching += [
+                        asyncio.create_task(subscriber.stay(self._outages.append))
+                        for subscriber in self.subscribers
+                        if subscriber.was_live
+                    ]
                 await self._insert(inserts)
         finally:
             for task in watching:
                 task.cancel()
+            await asyncio.wait(watching)
             await in_any_case(self._leave(inserts))
-        for ended in await asyncio.gather(*watching, return_exceptions=True):
-            if isinstance(ended, Exception):
-                raise ended
+        for task in watching:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise error
         return await self._finished(sampler)
 
     async def _ramp(self, joins: float) -> bool:
@@ -264,7 +276,7 @@ class _Run:
                     group.create_task(subscriber.open())
         except TimeoutError:
             self._note("some clients were still waiting for their turn to connect when the time for that was over")
-        live = sum(subscriber.live for subscriber in self.subscribers)
+        live = sum(subscriber.was_live for subscriber in self.subscribers)
         self._update(live=live)
         if live == clients:
             self._update(all_live_after_s=round(time.monotonic() - began, 2))
@@ -297,7 +309,7 @@ class _Run:
             now = time.perf_counter()
             if now - max(ended, self.deliveries.last_arrival) >= QUIET_SECONDS or now - ended >= DRAIN_SECONDS:
                 break
-            if not self._live:
+            if not self._live and not self.result.reconnect:
                 break
             await asyncio.sleep(RETRY_SECONDS)
         self._counting = False
@@ -353,7 +365,7 @@ class _Run:
         )
 
     async def _finished(self, sampler: Sampler) -> LoadResult:
-        numbers = [subscriber.number for subscriber in self.subscribers if subscriber.live]
+        numbers = [subscriber.number for subscriber in self.subscribers if subscriber.was_live]
         counted = self.deliveries
         usage = sampler.usage()
         for phrase in await asyncio.to_thread(sampler.restarted):
@@ -384,6 +396,9 @@ class _Run:
                 "lost_in_part": counted.to_some(len(numbers)),
                 "duplicated": counted.duplicated,
                 "strange": counted.strange,
+                "reconnects": len(self._outages),
+                "outage_s_median": round(median(self._outages), 2) if self._outages else None,
+                "outage_s_max": round(max(self._outages), 2) if self._outages else None,
                 "latency_ms": latency(counted.latencies),
                 "errors": self.errors.result(),
                 "usage": usage,

@@ -40,6 +40,9 @@ def add_arguments(subparsers: argparse._SubParsersAction[argparse.ArgumentParser
         help="its outputs as JSON in a file, - for standard input; --stack then says whose containers to look at",
     )
     loading.add_argument("--direct", action="store_true", help="to Realtime's own port, not through the gateway")
+    loading.add_argument(
+        "--reconnect", action="store_true", help="subscribers come back when cut off, as supabase-js does"
+    )
     loading.add_argument("--json", action="store_true", help="print the result as JSON (docs/doctor.md)")
     loading.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the run over time")
     loading.add_argument(
@@ -98,6 +101,7 @@ async def _until_terminated(setup: Setup, given: argparse.Namespace) -> LoadResu
         rate=given.rate,
         seconds=given.seconds,
         direct=given.direct,
+        reconnect=given.reconnect,
         allow_remote=given.allow_remote,
         progress=lambda line: print(line, file=sys.stderr, flush=True),
     )

@@ -25,6 +25,11 @@ def lines(result: LoadResult) -> Iterator[str]:
         yield "events    " + _events(result)
     if result.lost:
         yield f"lost      {result.lost_everywhere} inserts to everybody, {result.lost_in_part} to some"
+    if result.reconnects:
+        yield (
+            f"outages   {result.reconnects} × a subscriber came back, after {result.outage_s_median:.1f} s (median), "
+            f"{result.outage_s_max:.1f} s at most"
+        )
     if result.latency_ms is not None:
         found = result.latency_ms.model_dump()
         yield "latency   " + "  ".join(f"{name} {found[name]:.0f}" for name in LATENCIES) + "  ms"

@@ -95,6 +95,7 @@ class LoadResult(Result):
     stack: str | None
     url: str
     direct: bool
+    reconnect: bool = False
     table: str
     subscriber: ApiRole
     writer: ApiRole
@@ -118,6 +119,9 @@ class LoadResult(Result):
     lost_in_part: int = 0
     duplicated: int = 0
     strange: int = 0
+    reconnects: int = 0
+    outage_s_median: float | None = None
+    outage_s_max: float | None = None
 
     latency_ms: Latency | None = None
     errors: tuple[Errors, ...] = ()

@@ -36,6 +36,8 @@ CONNECT_SECONDS = 15.0
 LIVE_SECONDS = 30.0
 """From a join until changes flow. Realtime retries a subscription that failed every 5 to 10 s (v2.32.12)."""
 GOODBYE_SECONDS = 5.0
+RECONNECT_SECONDS = (1.0, 2.0, 5.0, 10.0)
+"""Before each attempt to come back, the last before every further one (realtime-js 2, RECONNECT_INTERVALS)."""
 CONNECTING_AT_ONCE = 100
 MESSAGES_OF_A_KIND = 20
 LONGEST_WORDS = 300
@@ -111,19 +113,24 @@ class Subscriber:
     def __init__(self, number: int, audience: Audience, token: str | None) -> None:
         self.number = number
         self.live = False
-        """Changes flow, or did until it ended."""
-        self.ended = False
+        self.was_live = False
+        self.ended = asyncio.Event()
         self.audience = audience
         self.token = token
         self._socket: Socket | None = None
-        self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._last_word = "silence"
         self._heartbeats = count(2)
         self._unanswered: str | None = None
+        self._flowed = False
 
     async def open(self) -> bool:
-        """Connects, joins, and waits until changes flow; what failed is counted."""
+        """Connects, joins, and waits until changes flow; what failed is counted. Whether they did flow."""
         audience = self.audience
+        self._socket, self._last_word, self._unanswered = None, "silence", None
+        self._settled = asyncio.get_running_loop().create_future()
+        self._flowed = False
+        self.ended.clear()
         try:
             async with audience.connecting, asyncio.timeout(CONNECT_SECONDS):
                 self._socket = await Socket.connect(
@@ -142,14 +149,25 @@ class Subscriber:
         self._socket.send(
             join(audience.topic, schema=audience.table.schema, table=audience.table.name, access_token=self.token)
         )
-        await asyncio.wait({self._done}, timeout=LIVE_SECONDS)
-        if not self.live and not self.ended:
+        await asyncio.wait({self._settled}, timeout=LIVE_SECONDS)
+        if not self._settled.done():
             self._end(ErrorKind.NEVER_LIVE, f"{LIVE!r} did not come within {LIVE_SECONDS:.0f} s: {self._last_word}")
-        return self.live
+        return self._flowed
+
+    async def stay(self, came_back: Callable[[float], None]) -> None:
+        """Comes back each time it has ended, as supabase-js does, until cancelled; seconds of each outage are told."""
+        while True:
+            await self.ended.wait()
+            gone = time.monotonic()
+            for attempt in count():
+                await asyncio.sleep(RECONNECT_SECONDS[min(attempt, len(RECONNECT_SECONDS) - 1)])
+                if await self.open():
+                    break
+            came_back(time.monotonic() - gone)
 
     def beat(self) -> None:
         """Keeps the connection open, and notices one that is dead."""
-        if self._socket is None or self.ended:
+        if self._socket is None or self.ended.is_set():
             return
         if self._unanswered is not None:
             self._end(ErrorKind.HEARTBEAT_UNANSWERED, f"for {HEARTBEAT_SECONDS:.0f} s")
@@ -159,14 +177,15 @@ class Subscriber:
 
     async def close(self) -> None:
         """Leaves; a server that does not say goodbye is not waited for."""
-        self.ended = True
+        self.live = False
+        self.ended.set()
         if self._socket is not None:
             self._socket.close()
             await asyncio.wait({self._socket.ended}, timeout=GOODBYE_SECONDS)
             self._socket.abort()
 
     def _text(self, data: bytes, arrived: float) -> None:
-        if self.ended:
+        if self.ended.is_set():
             return
         try:
             found = self.audience.read(data)
@@ -192,7 +211,7 @@ class Subscriber:
         elif message.event == "system":
             words = str(payload.get("message"))
             if words == LIVE and payload.get("status") == "ok":
-                self.live = True
+                self.live = self.was_live = self._flowed = True
                 self._settle()
             elif payload.get("status") != "ok":
                 self._last_word = words
@@ -205,20 +224,21 @@ class Subscriber:
         self._end(ErrorKind.RATE_LIMITED if RATE_LIMITED.search(reason) else ErrorKind.JOIN_REFUSED, reason)
 
     def _closed(self, reason: str) -> None:
-        if not self.ended:
+        if not self.ended.is_set():
             self._end(ErrorKind.SOCKET_CLOSED, reason)
 
     def _end(self, kind: ErrorKind, message: str) -> bool:
-        self.ended = True
+        self.live = False
+        self.ended.set()
         self.audience.error(kind, message)
         if self._socket is not None:
-            self._socket.close()
+            self._socket.abort()  # nothing that is still under way is to be counted for the next connection
         self._settle()
         return False
 
     def _settle(self) -> None:
-        if not self._done.done():
-            self._done.set_result(None)
+        if not self._settled.done():
+            self._settled.set_result(None)
 
 
 def _reader(key_columns: Sequence[Column]) -> Callable[[bytes], Change | Message]:

@@ -7,12 +7,13 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import docker
 import jwt
 import psycopg
 import pytest
@@ -24,6 +25,7 @@ from doctor.load import load
 from doctor.load_limits import CannotLoadError
 from doctor.load_result import ErrorKind, LoadResult
 from tests.stack.conftest import Deployment, new_deployment, removed, unique_stack
+from tests.stack.faults import until
 
 PNG = b"\x89PNG\r\n\x1a\n"
 Database = psycopg.Connection[tuple[Any, ...]]
@@ -132,6 +134,29 @@ def test_what_would_fail_for_reasons_of_limits_is_refused_before_it_starts(live:
         ran(remote, clients=1)
 
 
+def test_users_cut_off_by_a_restart_of_the_gateway_come_back_and_what_they_missed_is_lost(
+    live: Deployment, database: Database
+) -> None:
+    before = rows(database)
+    gateway = docker.from_env().containers.get(live.container_name("gateway"))
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(loaded, live, "--reconnect", clients=20, rate=5, seconds=20)
+        until(lambda: running.done() or rows(database) >= before + 20, "twenty inserts", seconds=60)
+        assert not running.done(), running.result()
+        gateway.restart(timeout=1)
+        result = running.result()
+    assert result.exit_status == 1
+    assert result.live == result.live_at_end == 20
+    assert result.reconnects >= 20
+    assert result.outage_s_max is not None
+    assert 1 <= result.outage_s_max < 20
+    assert result.count(ErrorKind.SOCKET_CLOSED) == 20
+    assert result.inserted == 100
+    assert 0 < result.lost < result.expected
+    assert result.delivered == result.expected - result.lost
+    assert any("gateway was started again" in note for note in result.notes)
+
+
 def test_an_interrupted_run_removes_its_rows_too(live: Deployment, database: Database) -> None:
     before = rows(database)
     command = (sys.executable, "-m", "doctor", "load", "--stack", live.stack)
@@ -144,10 +169,8 @@ def test_an_interrupted_run_removes_its_rows_too(live: Deployment, database: Dat
         text=True,
     )
     try:
-        deadline = time.monotonic() + 60
-        while rows(database) < before + 20:
-            assert time.monotonic() < deadline, "it inserted nothing"
-            assert running.poll() is None, running.communicate()[1]
+        until(lambda: running.poll() is not None or rows(database) >= before + 20, "twenty inserts", seconds=60)
+        assert running.poll() is None, running.communicate()[1]
         running.terminate()
         _, told = running.communicate(timeout=60)
     finally:

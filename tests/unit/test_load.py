@@ -255,9 +255,9 @@ def opened(
             uri = socket_uri(f"ws://127.0.0.1:{port}/realtime/v1", "the-anon-key")
             audience = Audience(uri=uri, address=None, table=WELLS, deliveries=deliveries, errors=errors)
             subscriber = Subscriber(0, audience, None)
-            assert await subscriber.open() is subscriber.live
+            assert await subscriber.open() is subscriber.was_live
             async with asyncio.timeout(10):
-                while wait and not subscriber.ended:
+                while wait and not subscriber.ended.is_set():
                     await asyncio.sleep(0.01)
             await subscriber.close()
         return [(error.kind, error.message) for error in errors.result()], subscriber
@@ -310,7 +310,7 @@ def test_a_refused_handshake_is_counted_by_status_and_words(
 ) -> None:
     errors, subscriber = opened(joining(), refusing(status, body))
     assert errors == [error]
-    assert not subscriber.live
+    assert not subscriber.was_live
 
 
 @pytest.mark.parametrize(
@@ -327,16 +327,16 @@ def test_a_refused_handshake_is_counted_by_status_and_words(
 def test_a_refused_join_is_counted_with_the_servers_reason(response: object, error: tuple[ErrorKind, str]) -> None:
     errors, subscriber = opened(joining(message("phx_reply", {"status": "error", "response": response}, "1")))
     assert errors == [error]
-    assert not subscriber.live
+    assert not subscriber.was_live
 
 
 def test_a_client_is_live_when_changes_flow_and_not_when_it_has_joined() -> None:
     failing = message("system", {"status": "error", "message": "Unable to subscribe to changes"})
     errors, subscriber = opened(joining(JOINED, failing, LIVE))
-    assert subscriber.live
+    assert subscriber.was_live
     assert errors == []
     errors, subscriber = opened(joining(JOINED, failing, message("phx_error", {})))
-    assert not subscriber.live
+    assert not subscriber.was_live
     assert errors == [(ErrorKind.CHANNEL_CLOSED, "phx_error, Unable to subscribe to changes")]
 
 
@@ -356,8 +356,52 @@ def test_a_socket_that_closes_is_counted_with_its_code() -> None:
         await connection.close(1012, "restart")
 
     errors, subscriber = opened(goodbye, wait=True)
-    assert subscriber.live
+    assert subscriber.was_live
     assert errors == [(ErrorKind.SOCKET_CLOSED, "code 1012, restart")]
+
+
+def test_a_subscriber_comes_back_as_often_as_it_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("doctor.load_subscriber.RECONNECT_SECONDS", (0.05,))
+    visits = 0
+
+    async def handler(connection: ServerConnection) -> None:
+        nonlocal visits
+        visits += 1
+        await connection.recv()
+        if visits == 2:
+            await connection.send(message("phx_reply", {"status": "error", "response": {"reason": "no"}}, "1"))
+        else:
+            await connection.send(LIVE)
+            await connection.send(change("INSERT", {"id": visits}))
+        if visits < 4:
+            await connection.close(1012)
+        await connection.wait_closed()
+
+    async def visit() -> None:
+        errors, deliveries, outages = ErrorCounts(Setup().redacted), Deliveries(clients=1, inserts=4), list[float]()
+        for key in range(1, 5):
+            deliveries.committed(deliveries.committing((key,), when=0.0))
+        async with serve(handler, "127.0.0.1", 0) as server:
+            port = next(iter(server.sockets)).getsockname()[1]
+            uri = socket_uri(f"ws://127.0.0.1:{port}/realtime/v1", "the-anon-key")
+            audience = Audience(uri=uri, address=None, table=WELLS, deliveries=deliveries, errors=errors)
+            subscriber = Subscriber(0, audience, None)
+            assert await subscriber.open()
+            staying = asyncio.create_task(subscriber.stay(outages.append))
+            async with asyncio.timeout(10):
+                while deliveries.delivered < 3:
+                    await asyncio.sleep(0.01)
+            staying.cancel()
+            await subscriber.close()
+        assert len(outages) == 2
+        assert all(outage >= 0.05 for outage in outages)
+        assert deliveries.lost([0]) == 1
+        assert {error.kind: error.count for error in errors.result()} == {
+            ErrorKind.SOCKET_CLOSED: 2,
+            ErrorKind.JOIN_REFUSED: 1,
+        }
+
+    asyncio.run(visit())
 
 
 def change(kind: str, record: object, errors: object = None) -> str:
