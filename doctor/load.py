@@ -73,8 +73,8 @@ async def load(
 
     ``clients`` subscribers, ``rate`` inserts a second into a declared table, for ``seconds``. ``direct`` goes to
     Realtime's own port and not through the gateway. With ``reconnect`` subscribers that were live come back when their
-    connection has ended. ``allow_remote`` names the hosts, other than this machine, that
-    may be put under load. ``progress`` is told of every phase, in a line.
+    connection has ended. ``allow_remote`` names the hosts, other than this machine, that may be put under load.
+    ``progress`` is told of every phase, in a line.
 
     It ends at the latest 3 × clients / (joins a second) + seconds + 5 minutes after it has begun. What fails under load
     is in the result. Raises CannotLoadError when it cannot be started at all. Cancelling it removes its rows before
@@ -243,10 +243,7 @@ class _Run:
                     ]
                 await self._insert(inserts)
         finally:
-            for task in watching:
-                task.cancel()
-            await asyncio.wait(watching)
-            await in_any_case(self._leave(inserts))
+            await in_any_case(self._leave(inserts, watching))
         for task in watching:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
@@ -328,8 +325,11 @@ class _Run:
         except psycopg.Error as failed:
             return first_line(failed)
 
-    async def _leave(self, inserts: Inserts) -> None:
-        """The subscribers leave, then the rows are removed."""
+    async def _leave(self, inserts: Inserts, watching: Sequence[asyncio.Task[None]]) -> None:
+        """Nobody watches or comes back any more, the subscribers leave, then the rows are removed."""
+        for task in watching:
+            task.cancel()
+        await asyncio.wait(watching)
         await asyncio.gather(*(subscriber.close() for subscriber in self.subscribers))
         if (left := await inserts.remove()) is not None:
             self.errors.add(ErrorKind.ROWS_LEFT_BEHIND, left)
