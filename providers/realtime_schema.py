@@ -29,7 +29,7 @@ def downgrade_fault(cursor: Cursor, version: Version) -> str | None:
     return (
         f"realtime.image: Realtime {version} cannot use this database any more: {last.since} or newer has migrated it "
         f"({last.migration} in realtime.schema_migrations) and {last.consequence}; set realtime.image to {last.since} "
-        "or newer, or restore the backup from before the upgrade into a new stack (docs/upgrade.md)"
+        "or newer, or restore a backup into a new stack of the older one (docs/upgrade.md)"
     )
 
 

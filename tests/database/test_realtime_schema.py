@@ -62,7 +62,7 @@ def test_a_version_that_cannot_is_refused_at_preview_with_reason_and_cure(
         refused.value
     )
     assert "42P10" in str(refused.value)
-    assert f"set realtime.image to {needed} or newer, or restore the backup" in str(refused.value)
+    assert f"set realtime.image to {needed} or newer, or restore a backup into a new stack" in str(refused.value)
 
 
 def test_a_stack_over_a_database_that_a_newer_one_has_left_is_refused_as_well(admin: Connection) -> None:
