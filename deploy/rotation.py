@@ -43,6 +43,10 @@ REFUSED_SECONDS = 30.0
 FORBIDDEN = (401, 403)
 
 
+class UnreachableError(DeployError):
+    """Postgres does not answer."""
+
+
 def command(pending: PendingRotation, stack: str) -> str:
     """What finishes a rotation that is under way."""
     name = "jwt" if pending.key == PRIVATE_KEY else next(n for n, key in SECRETS.items() if key == pending.key)
@@ -81,9 +85,14 @@ def put_in_place(engine: Engine, client: docker.DockerClient, wanted: Settings, 
 
     Raises DeployError when Postgres cannot be asked or knows neither password.
     """
-    if pending.key == "postgres.password" and holds_data(client, wanted):
-        alter_password(wanted.postgres, pending)
-        say(f"{pending.key}: Postgres knows {wanted.postgres.user} by the next value")
+    if pending.key == "postgres.password":
+        try:
+            alter_password(wanted.postgres, pending)
+            say(f"{pending.key}: Postgres knows {wanted.postgres.user} by the next value")
+        except UnreachableError:
+            if holds_data(client, wanted):
+                raise
+            say(f"{pending.key}: there is no data yet, and a new Postgres starts with the next value")
     if value_of(wanted, pending.key) != pending.next:
         if pending.key in SIGNING_KEYS:
             # Their time begins anew with the keys. A second early, since the program's clock may be the engine's.
@@ -110,7 +119,8 @@ def holds_data(client: docker.DockerClient, wanted: Settings) -> bool:
 def alter_password(postgres: PostgresSettings, pending: PendingRotation) -> None:
     """Give the user the next password, as a SCRAM verifier: a statement may be logged, and says no password then.
 
-    Logs in with the previous password or, where it was altered already, with the next. Raises DeployError.
+    Logs in with the previous password or, where it was altered already, with the next. Raises DeployError when both
+    are refused, and UnreachableError when Postgres does not answer.
     """
     for password in (pending.previous, pending.next):
         try:
@@ -124,7 +134,7 @@ def alter_password(postgres: PostgresSettings, pending: PendingRotation) -> None
             return
         except psycopg.OperationalError as refused:
             if not is_wrong_password(refused):
-                raise DeployError(
+                raise UnreachableError(
                     f"Postgres cannot be asked to take its next password: {_first_line(refused)}; start it "
                     f"(`docker ps -a` shows its container), then run the same command again"
                 ) from None
