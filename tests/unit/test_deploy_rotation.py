@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from docker.errors import NotFound
 from pydantic import SecretStr
 
 import settings
@@ -138,6 +139,29 @@ def test_what_is_in_place_already_is_left_alone(tmp_path: Path) -> None:
     assert not (tmp_path / "asked").exists()
 
 
+def without_postgres() -> Settings:
+    """A stack on whose Postgres port nobody listens."""
+    record = pending("postgres.password").recorded()
+    config = {**SECRETS, f"{NAMESPACE}:rotation": record, f"{NAMESPACE}:postgres.host_port": "1"}
+    return settings.load(config, stack="staging", environ={})
+
+
+def test_a_stack_without_data_yet_starts_with_the_next_password(tmp_path: Path) -> None:
+    cli = Cli(tmp_path)
+    rotation.put_in_place(cli.engine, Volumes(), without_postgres(), pending("postgres.password"))
+    assert cli.asked == ["config set --secret postgres.password"]
+    assert cli.stdin == ["the-next-value-of-this-test-alone!"]
+
+
+def test_a_postgres_that_has_data_and_does_not_answer_gets_no_password_that_it_does_not_know(tmp_path: Path) -> None:
+    cli = Cli(tmp_path)
+    with pytest.raises(DeployError, match="Postgres cannot be asked to take its next password"):
+        rotation.put_in_place(
+            cli.engine, Volumes("supabase-realtime-staging-postgres"), without_postgres(), pending("postgres.password")
+        )
+    assert not (tmp_path / "asked").exists(), "the config keeps the password that may be in force"
+
+
 @pytest.mark.parametrize(
     "record",
     [
@@ -160,6 +184,22 @@ def test_neither_the_record_nor_the_settings_show_a_secret() -> None:
     shown = repr(loaded(pending().recorded())) + str(pending())
     assert "the-next-value" not in shown
     assert SECRETS[f"{NAMESPACE}:jwt.secret"] not in shown
+
+
+class Volumes:
+    """An engine that has these volumes, and is asked for nothing else."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    @property
+    def volumes(self) -> Volumes:
+        return self
+
+    def get(self, name: str) -> str:
+        if name not in self.names:
+            raise NotFound(f"no such volume: {name}")
+        return name
 
 
 class _NoDocker:
