@@ -6,15 +6,16 @@ import gc
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import sql
 from psycopg.pq import TransactionStatus
 from psycopg.rows import DictRow, dict_row
-from pulumi.dynamic import ConfigureRequest, ResourceProvider
+from pulumi.dynamic import Config, ConfigureRequest, ResourceProvider
 
-from settings import PostgresSettings, load_section
+if TYPE_CHECKING:
+    from settings import PostgresSettings
 
 HOST = "127.0.0.1"
 """Postgres publishes its port on loopback only."""
@@ -25,6 +26,8 @@ LOCK_TIMEOUT = "10s"
 Cursor = psycopg.Cursor[DictRow]
 
 _lock = threading.RLock()
+_config: Config | None = None
+"""The stack's config, as long as nobody has asked for the connection that it names."""
 _conninfo: str | None = None
 _connection: psycopg.Connection[DictRow] | None = None
 
@@ -40,9 +43,10 @@ class DatabaseProvider(ResourceProvider):
     """
 
     def configure(self, req: ConfigureRequest) -> None:
+        global _config  # noqa: PLW0603 - the stack's config, the same for every resource of the process
         # The engine waits for this process to end, which looks for garbage once more: not in what was imported.
         gc.freeze()
-        connect_to(conninfo(load_section("postgres", PostgresSettings, req.config.get)))
+        _config = req.config
 
 
 def conninfo(postgres: PostgresSettings) -> str:
@@ -60,8 +64,9 @@ def conninfo(postgres: PostgresSettings) -> str:
 
 def connect_to(conninfo: str) -> None:
     """Choose the server that ``transaction`` talks to. Connects when first used."""
-    global _conninfo, _connection  # noqa: PLW0603 - the engine makes one process per update; this is its connection
+    global _config, _conninfo, _connection  # noqa: PLW0603 - of a process, of which the engine makes one per update
     with _lock:
+        _config = None
         if conninfo != _conninfo and _connection is not None:
             _connection.close()
             _connection = None
@@ -71,9 +76,9 @@ def connect_to(conninfo: str) -> None:
 @contextmanager
 def connected_through(connection: psycopg.Connection[DictRow]) -> Iterator[None]:
     """``transaction`` works within what an open connection has begun, until the block ends."""
-    global _connection  # noqa: PLW0603
+    global _config, _connection  # noqa: PLW0603
     close()
-    _connection = connection
+    _config, _connection = None, connection
     try:
         yield
     finally:
@@ -82,9 +87,18 @@ def connected_through(connection: psycopg.Connection[DictRow]) -> Iterator[None]
 
 def connection_parameters() -> dict[str, Any]:
     """The libpq parameters of the chosen server, for a library that connects by itself. Holds the password."""
+    _read_config()
     if _conninfo is None:
         raise DatabaseError("no Postgres was configured for this provider: set postgres.password in the stack's config")
     return dict(psycopg.conninfo.conninfo_to_dict(_conninfo))
+
+
+def _read_config() -> None:
+    if _config is not None:
+        # A preview that finds nothing to do asks for no connection, and need not pay for the import.
+        from settings import PostgresSettings, load_section  # noqa: PLC0415
+
+        connect_to(conninfo(load_section("postgres", PostgresSettings, _config.get)))
 
 
 def close() -> None:
@@ -104,6 +118,7 @@ def transaction() -> Iterator[Cursor]:
     login, goes away in the middle, or a lock is not had within LOCK_TIMEOUT.
     """
     with _lock:
+        _read_config()
         connection = _open()
         try:
             with connection.transaction(), connection.cursor() as cursor:

@@ -8,10 +8,6 @@ from collections.abc import Iterator
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-import jwt
-
-from settings import ApiRole
-
 if TYPE_CHECKING:
     from websockets.sync.connection import Connection
 
@@ -36,11 +32,12 @@ def subscribe(*, port: int, tenant: str, jwt_secret: str, schema: str, table: st
     """
     import socket  # noqa: PLC0415 - only the process that talks to Realtime pays for the imports
 
+    import jwt  # noqa: PLC0415
     from websockets.exceptions import WebSocketException  # noqa: PLC0415
     from websockets.sync.client import connect  # noqa: PLC0415
 
     token = jwt.encode(
-        {"role": ApiRole.ANON.value, "exp": int(time.time()) + TOKEN_SECONDS},
+        {"role": "anon", "exp": int(time.time()) + TOKEN_SECONDS},
         jwt_secret,
         algorithm="HS256",
         headers={"typ": "JWT"},

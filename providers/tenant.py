@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pulumi
 from psycopg import sql
-from pulumi.dynamic import ConfigureRequest, CreateResult, DiffResult, ReadResult, Resource, UpdateResult
+from pulumi.dynamic import Config, ConfigureRequest, CreateResult, DiffResult, ReadResult, Resource, UpdateResult
 
 from providers.connection import Cursor, DatabaseError, DatabaseProvider, transaction
 from providers.first_subscription import SubscriptionError, subscribe
-from settings import RealtimeSettings, load_section
 
 if TYPE_CHECKING:
     import httpx
+
+    from settings import RealtimeSettings
 
 EXTENSION = "postgres_cdc_rls"
 LIMITS = (
@@ -52,7 +53,7 @@ SUBSCRIBED_TIMEOUT = 60.0
 """Seconds for the first subscription, which starts the replication."""
 POLL = 0.1
 
-_realtime: RealtimeSettings | None = None
+_config: Config | None = None
 
 
 class TenantError(Exception):
@@ -60,9 +61,11 @@ class TenantError(Exception):
 
 
 def _configured() -> RealtimeSettings:
-    if _realtime is None:
+    from settings import RealtimeSettings, load_section  # noqa: PLC0415 - a preview without a change needs none
+
+    if _config is None:
         raise TenantError("Realtime was not configured for this provider: set realtime.* in the stack's config")
-    return _realtime
+    return load_section("realtime", RealtimeSettings, _config.get)
 
 
 def decrypt(value: str, key: str) -> str:
@@ -263,9 +266,9 @@ def _applied(props: Mapping[str, Any]) -> dict[str, Any]:
 
 class RealtimeTenantProvider(DatabaseProvider):
     def configure(self, req: ConfigureRequest) -> None:
-        global _realtime  # noqa: PLW0603 - the stack's config, the same for every resource of the process
+        global _config  # noqa: PLW0603 - the stack's config, the same for every resource of the process
         super().configure(req)
-        _realtime = load_section("realtime", RealtimeSettings, req.config.get)
+        _config = req.config
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         return CreateResult(id_=props["external_id"], outs=_applied(props))

@@ -97,6 +97,7 @@ def test_no_refusal_shows_a_password(parameters: dict[str, Any], database: str) 
 
 
 def test_a_provider_that_no_config_was_given_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_config", None)
     monkeypatch.setattr(connection, "_conninfo", None)
     with pytest.raises(DatabaseError, match=r"set postgres\.password in the stack's config"), transaction():
         pass
@@ -132,8 +133,9 @@ def test_a_provider_takes_its_server_from_the_stacks_config(stack_config: dict[s
 
 def test_a_config_without_a_password_is_an_error_that_names_it(stack_config: dict[str, Any]) -> None:
     del stack_config[f"{NAMESPACE}:postgres.password"]
-    with pytest.raises(SettingsError, match=r"supabase-realtime:postgres\.password: is missing"):
-        configured(stack_config)
+    configured(stack_config)
+    with pytest.raises(SettingsError, match=r"supabase-realtime:postgres\.password: is missing"), transaction():
+        pass
 
 
 def test_a_transaction_is_committed_at_its_end(admin: Connection) -> None:

@@ -191,7 +191,7 @@ def test_another_encryption_key_makes_what_it_protects_unreadable_and_nothing_el
 @pytest.fixture
 def stack_config(database: str, monkeypatch: pytest.MonkeyPatch) -> Config:
     """The config of a stack on the test's Postgres, with a port on which no Realtime listens."""
-    monkeypatch.setattr(tenant, "_realtime", None)
+    monkeypatch.setattr(tenant, "_config", None)
     where = psycopg.conninfo.conninfo_to_dict(database)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -348,7 +348,7 @@ def test_a_removed_tenant_takes_its_extension_along_and_leaves_the_others(engine
 
 
 def test_a_provider_that_no_config_was_given_says_so(stored: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tenant, "_realtime", None)
+    monkeypatch.setattr(tenant, "_config", None)
     with pytest.raises(TenantError, match=r"set realtime\.\* in the stack's config"):
         RealtimeTenantProvider().read("supabase-realtime", on_the_wire(DECLARED))
 
