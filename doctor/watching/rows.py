@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import socket
 import time
 from collections import deque
 from collections.abc import AsyncIterator
@@ -23,8 +25,10 @@ from doctor.silence import silence
 
 CONNECT_SECONDS = 2
 """The least that libpq takes."""
-STATEMENT_SECONDS = 10.0
-"""For which a statement or a lock is waited; the whole of a round has as long."""
+ANSWER_SECONDS = 5.0
+"""The whole of a round has so long; then the server hangs."""
+STATEMENT_SECONDS = 4.0
+"""The server itself ends a statement, or its wait for a lock, after so long, and says so."""
 
 
 class DatabaseDownError(Exception):
@@ -133,21 +137,38 @@ class Rows:
 
     @asynccontextmanager
     async def _reaching(self) -> AsyncIterator[Connection]:
-        """The connection, made if there is none. After whatever fails on it, it is ended, and nothing is committed."""
+        """The connection, made if there is none. After whatever fails on it, it is ended, and nothing is committed.
+
+        A server that hangs is hung up on: cancelling the task instead would make psycopg ask it, for ten seconds, to
+        cancel the statement.
+        """
+        timer: asyncio.TimerHandle | None = None
         try:
-            async with asyncio.timeout(STATEMENT_SECONDS):
-                if self._connection is None:
+            if self._connection is None:
+                async with asyncio.timeout(ANSWER_SECONDS):
                     self._connection = await opened(self.outputs, CONNECT_SECONDS, STATEMENT_SECONDS)
-                yield self._connection
+            timer = asyncio.get_running_loop().call_later(ANSWER_SECONDS, _hang_up, self._connection)
+            yield self._connection
         except psycopg.Error as failed:
             await self.close()
-            raise DatabaseDownError(failure_of(self.outputs, failed), final=password_refused(failed)) from None
+            hung = timer is not None and timer.when() <= asyncio.get_running_loop().time()
+            failure = _unanswered(self.outputs) if hung else failure_of(self.outputs, failed)
+            raise DatabaseDownError(failure, final=password_refused(failed)) from None
         except TimeoutError:
-            await self.close()
             raise DatabaseDownError(_unanswered(self.outputs)) from None
         except BaseException:
             await self.close()
             raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+
+def _hang_up(connection: Connection) -> None:
+    """Ends the connection's socket under psycopg, which then fails at once."""
+    if not connection.closed:
+        with socket.socket(fileno=os.dup(connection.fileno())) as same:
+            same.shutdown(socket.SHUT_RDWR)
 
 
 def _unanswered(outputs: Outputs) -> Failure:
@@ -155,7 +176,7 @@ def _unanswered(outputs: Outputs) -> Failure:
     return Failure(
         cause=Cause.DATABASE,
         waited_for=f"an answer of database {database.name} at {database.host}:{database.port}",
-        seen=f"none for {STATEMENT_SECONDS:.0f} s",
+        seen=f"none for {ANSWER_SECONDS:.0f} s",
         likely="Postgres hangs, or something holds a lock on the table; look at pg_stat_activity",
     )
 

@@ -32,7 +32,7 @@ WORDS = {
     Part.GATEWAY: "the gateway",
     Part.REALTIME: "Realtime",
     Part.SUBSCRIPTION: "the subscription",
-    Part.SILENCE: "nothing else: silence",
+    Part.SILENCE: "silence, nothing seen down",
 }
 
 

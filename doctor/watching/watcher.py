@@ -147,12 +147,13 @@ class Watch:
     async def _choose(self) -> Chosen | None:
         """The table, asked for until the database can be reached; None when the watch was stopped before."""
         while not self._stopping.is_set():
+            began = time.perf_counter()
             try:
                 chosen, notes = await self._rows.choose()
             except DatabaseDownError as down:
                 if down.final:
                     raise ProbeFailedError(down.failure) from None
-                self._database_down(down.failure)
+                self._database_down(down.failure, began)
                 await self._wait(DOWN_EVERY_SECONDS)
             else:
                 self._chosen = chosen
@@ -208,10 +209,11 @@ class Watch:
     async def _round(self, chosen: Chosen) -> None:
         self._number += 1
         number = self._number
+        began = time.perf_counter()
         try:
             written = await self._rows.write(chosen)
         except DatabaseDownError as down:
-            self._database_down(down.failure)
+            self._database_down(down.failure, began)
             self.tally.refused(number, time.perf_counter())
             return
         committing = time.perf_counter()
@@ -220,7 +222,7 @@ class Watch:
         try:
             await self._rows.commit()
         except DatabaseDownError as down:
-            self._database_down(down.failure)
+            self._database_down(down.failure, committing)
             self.tally.doubted(number)
             return
         if number in self._known:
@@ -228,10 +230,11 @@ class Watch:
         self.tally.committed(number, time.perf_counter())
 
     async def _remove(self, chosen: Chosen) -> None:
+        began = time.perf_counter()
         try:
             await self._rows.remove(chosen)
         except DatabaseDownError as down:
-            self._database_down(down.failure)
+            self._database_down(down.failure, began)
             await self._wait(min(self.options.every, DOWN_EVERY_SECONDS))
         except ProbeFailedError as refused:
             self._tell(Diagnosis(at=datetime.now(UTC), likely=refused.failure.likely))
@@ -240,13 +243,15 @@ class Watch:
     async def _diagnose(self, chosen: Chosen) -> None:
         """Asks Postgres why nothing comes, with the oldest row that is still there."""
         self._undiagnosed = False
-        written = next((row for number, (row, committed) in self._known.items() if committed), None)
+        there = (row for number, (row, committed) in self._known.items() if committed and self.tally.awaits(number))
+        written = next(there, None)
         if written is None:
             return
+        began = time.perf_counter()
         try:
             likely = await self._rows.why(chosen, written)
         except DatabaseDownError as down:
-            self._database_down(down.failure)
+            self._database_down(down.failure, began)
         else:
             self._tell(Diagnosis(at=datetime.now(UTC), likely=likely))
 
@@ -254,8 +259,8 @@ class Watch:
         while self.tally.awaited and not self._hurrying.is_set():
             await asyncio.sleep(TICK_SECONDS)
 
-    def _database_down(self, failure: Failure) -> None:
-        self.tally.failed(Part.DATABASE, failure.seen, time.perf_counter(), likely=failure.likely)
+    def _database_down(self, failure: Failure, since: float) -> None:
+        self.tally.failed(Part.DATABASE, failure.seen, time.perf_counter(), likely=failure.likely, since=since)
 
     async def _wait(self, seconds: float) -> None:
         """Waits, until something is to be done."""
