@@ -94,7 +94,11 @@ def run(given: argparse.Namespace) -> int:
             return asyncio.run(_run(found, options, given, log))
     except (outputs.OutputsError, ProbeFailedError, CannotRecordError) as unusable:
         print(unusable, file=sys.stderr)
-        return COULD_NOT_LOOK
+    except BrokenPipeError:  # who read the records has gone; what is still buffered would fail at exit once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:  # before the watch began: later it is a signal that it handles
+        print("interrupted", file=sys.stderr)
+    return COULD_NOT_LOOK
 
 
 async def _run(found: outputs.Outputs, options: Options, given: argparse.Namespace, log: TextIO | None) -> int:
@@ -165,6 +169,8 @@ def _writer(file: TextIO, name: str) -> Callable[[Record], None]:
         try:
             file.write(record.model_dump_json() + "\n")
             file.flush()
+        except BrokenPipeError:
+            raise
         except OSError as failed:
             raise _cannot(name, failed) from None
 

@@ -408,6 +408,7 @@ class Wells(Rows):
         self.withheld: Callable[[int], bool] = lambda _: False
         self.repeated: Callable[[int], bool] = lambda _: False
         self.down: Callable[[int], bool] = lambda _: False
+        self.unreadable = False
         self.unremovable = False
 
     async def choose(self) -> tuple[Chosen, list[str]]:
@@ -429,7 +430,11 @@ class Wells(Rows):
         number = self.written
         self.there.add(number)
         self.most = max(self.most, len(self.there))
-        if not self.withheld(number):
+        if self.unreadable:
+            for socket, topic in self.sockets:
+                errors = ["Error 401: Unauthorized"]
+                await insert_event(socket, topic, record={}, columns=[], errors=errors, commit_timestamp=None)
+        elif not self.withheld(number):
             for socket, topic in self.sockets:
                 for _ in range(2 if self.repeated(number) else 1):
                     await insert_event(socket, topic, record={"id": number})
@@ -559,6 +564,24 @@ def test_silence_is_noticed_diagnosed_and_ended_by_a_new_connection() -> None:
     assert found.unexplained == ("1 times silence on a live subscription",)
     assert found.lost == 0 and found.lost_in_outages > 3
     assert "row level security" in [record.model_dump().get("likely") for record in told]
+
+
+def test_events_without_columns_are_diagnosed_and_count_as_lost() -> None:
+    told = Told()
+
+    async def run() -> Summary:
+        async with stack() as wells:
+
+            def until(watch: Watch) -> bool:
+                wells.unreadable = watch.summary().received >= 5
+                return watch.summary().rounds >= 100
+
+            return await watched(wells, told, until=until)
+
+    found = asyncio.run(run())
+    assert found.lost + found.lost_in_outages > 50
+    likely = [record.model_dump()["likely"] for record in told if record.model_dump()["type"] == "diagnosis"]
+    assert len(likely) == 1 and "anon may not select the primary key of public.wells" in likely[0]
 
 
 def test_an_event_that_is_withheld_is_lost_and_one_sent_twice_is_a_duplicate(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -790,6 +813,22 @@ def test_sigterm_ends_a_watch_of_what_is_not_there_with_a_summary_and_exit_1(tmp
     assert lines[0]["outage"]["part"] == "database"
     assert (tmp_path / "watch.png").read_bytes().startswith(b"\x89PNG")
     assert not any(secret in output + errors + str(lines) for secret in (*SECRETS, "the-anon-key"))
+
+
+def test_the_records_are_what_json_prints_and_nothing_else(tmp_path: Path) -> None:
+    output, _ = command(tmp_path, "--json", "--for", "1").communicate(timeout=30)
+    assert [json.loads(line)["type"] for line in output.splitlines()] == ["state", "summary"]
+
+
+def test_a_reader_of_the_records_may_go_away(tmp_path: Path) -> None:
+    running = command(tmp_path, "--json", "--for", "1")
+    assert running.stdout is not None
+    running.stdout.readline()
+    running.stdout.close()
+    assert running.wait(30) == 3
+    assert running.stderr is not None
+    with running.stderr as errors:
+        assert errors.read() == ""
 
 
 def command(folder: Path, *arguments: str) -> subprocess.Popen[str]:
