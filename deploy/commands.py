@@ -294,13 +294,14 @@ def back_up(stack: str, to: Path | None) -> int:
     prepared = prepare(stack)
     prepared.engine.select(create=False)
     server = database_server(prepared, client)
-    path = to or backup.default_file(PROJECT, stack, datetime.now(UTC))
+    folder = Path() if Path.cwd() == PROJECT else PROJECT
+    path = to or backup.default_file(folder, stack, datetime.now(UTC))
     try:
         with terminated_as_interrupted():
             contents = backup.back_up(server, path)
     except KeyboardInterrupt:
         raise DeployError("interrupted; no backup was made") from None
-    print(f"{path}: {path.stat().st_size} bytes, {len(contents.tables)} tables of Postgres {contents.server}")
+    print(f"{path}: {path.stat().st_size} bytes, {len(contents.tables)} tables of Postgres {contents.server_major}")
     return 0
 
 

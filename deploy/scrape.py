@@ -24,10 +24,13 @@ def scrape_config(settings: Settings, *, token_file: Path, exporter: str) -> dic
     Jobs: ``realtime`` (its /metrics wants a token, which Prometheus reads from ``token_file``), ``postgres`` (the
     doctor's exporter), and ``gateway`` (Kong's status listener) when ``gateway.status_port`` publishes it.
     """
-    labels = {"stack": settings.stack}
 
     def job(name: str, target: str, **more: Any) -> dict[str, Any]:
-        return {"job_name": name, **more, "static_configs": [{"targets": [target], "labels": labels}]}
+        return {
+            "job_name": name,
+            **more,
+            "static_configs": [{"targets": [target], "labels": {"stack": settings.stack}}],
+        }
 
     jobs = [
         job(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import stat
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import docker
@@ -32,31 +33,34 @@ def with_notes(folder: Path, prefix: str) -> Deployment:
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """A stack with rows."""
-    deployment = with_notes(tmp_path_factory.mktemp("source"), "source")
+def stacks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Deployment, Deployment]]:
+    """Two stacks that are up, each with secrets of its own."""
+    both = tuple(with_notes(tmp_path_factory.mktemp(name), name) for name in ("source", "target"))
     try:
-        deployment.up()
-        with deployment.database() as database:
-            database.execute("INSERT INTO auth.users (id, email) VALUES (%s, 'a@example.com')", [USER])
-            database.execute("INSERT INTO public.notes VALUES (1, %s, 'mine'), (2, NULL, 'nobody''s')", [USER])
-            database.execute(
-                "INSERT INTO public.wells (name, depth_m) SELECT 'well ' || n, n FROM generate_series(1, 20000) n"
-            )
-        yield deployment
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(Deployment.up, both))
+        yield both[0], both[1]
     finally:
-        removed(deployment)
+        for deployment in both:
+            removed(deployment)
 
 
 @pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """A fresh stack with secrets of its own."""
-    deployment = with_notes(tmp_path_factory.mktemp("target"), "target")
-    try:
-        deployment.up()
-        yield deployment
-    finally:
-        removed(deployment)
+def source(stacks: tuple[Deployment, Deployment]) -> Deployment:
+    """The one with rows."""
+    with stacks[0].database() as database:
+        database.execute("INSERT INTO auth.users (id, email) VALUES (%s, 'a@example.com')", [USER])
+        database.execute("INSERT INTO public.notes VALUES (1, %s, 'mine'), (2, NULL, 'nobody''s')", [USER])
+        database.execute(
+            "INSERT INTO public.wells (name, depth_m) SELECT 'well ' || n, n FROM generate_series(1, 20000) n"
+        )
+    return stacks[0]
+
+
+@pytest.fixture(scope="module")
+def target(stacks: tuple[Deployment, Deployment]) -> Deployment:
+    """The fresh one."""
+    return stacks[1]
 
 
 @pytest.fixture(scope="module")
