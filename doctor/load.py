@@ -20,7 +20,6 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
-from itertools import cycle
 from statistics import median
 from typing import Any
 
@@ -34,9 +33,9 @@ from doctor.failures import ProbeFailedError
 from doctor.load_inserts import Inserts
 from doctor.load_limits import CannotLoadError, Size, only_loopback, raise_open_files, sized, tenant_limits, within
 from doctor.load_result import ErrorKind, LoadResult, Sample, latency
-from doctor.load_subscriber import CONNECT_SECONDS, LIVE_SECONDS, Audience, ErrorCounts, Subscriber
+from doctor.load_subscriber import CONNECT_SECONDS, LIVE_SECONDS, Audience, ErrorCounts, Subscriber, heartbeats
 from doctor.outputs import Outputs, PublishedTable
-from doctor.phoenix import HEARTBEAT_SECONDS, socket_uri
+from doctor.phoenix import socket_uri
 from doctor.plan import Chosen, Plan, choose
 from doctor.removal import in_any_case
 from doctor.silence import decoding, silence, slots, without_reader
@@ -232,7 +231,7 @@ class _Run:
             failed=lambda text: self.errors.add(ErrorKind.INSERT_FAILED, text),
         )
         await self._sample(sampler)
-        watching = [asyncio.create_task(self._sampling(sampler)), asyncio.create_task(self._heartbeats())]
+        watching = [asyncio.create_task(self._sampling(sampler)), asyncio.create_task(heartbeats(self.subscribers))]
         try:
             if await self._ramp(joins):
                 if self.result.reconnect:
@@ -334,12 +333,6 @@ class _Run:
         if (left := await inserts.remove()) is not None:
             self.errors.add(ErrorKind.ROWS_LEFT_BEHIND, left)
             logger.error("%s", left)  # nobody sees the result of a run that was cancelled
-
-    async def _heartbeats(self) -> None:
-        """Each subscriber's in turn, so that they are spread over the time."""
-        for subscriber in cycle(self.subscribers):
-            await asyncio.sleep(HEARTBEAT_SECONDS / len(self.subscribers))
-            subscriber.beat()
 
     async def _sampling(self, sampler: Sampler) -> None:
         while True:

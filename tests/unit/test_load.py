@@ -7,6 +7,7 @@ import asyncio
 import json
 import re
 import resource
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -34,7 +35,7 @@ from doctor.load_limits import (
     within,
 )
 from doctor.load_result import ErrorKind, Errors, LoadResult, Sample, Usage, latency
-from doctor.load_subscriber import Audience, ErrorCounts, Subscriber
+from doctor.load_subscriber import Audience, ErrorCounts, Subscriber, heartbeats
 from doctor.phoenix import socket_uri
 from doctor.usage import reading_of
 from settings import ApiRole, JwtAlgorithm, JwtSettings, RealtimeSettings
@@ -402,6 +403,29 @@ def test_a_subscriber_comes_back_as_often_as_it_is_cut_off(monkeypatch: pytest.M
         }
 
     asyncio.run(visit())
+
+
+def test_hearts_beat_in_time_on_a_busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("doctor.load_subscriber.HEARTBEAT_SECONDS", 0.25)
+
+    class Counting(Subscriber):
+        beats = 0
+
+        def beat(self) -> None:
+            self.beats += 1
+
+    async def busy() -> list[int]:
+        deliveries, errors = Deliveries(clients=1, inserts=1), ErrorCounts(Setup().redacted)
+        audience = Audience(uri="ws://127.0.0.1:9", address=None, table=WELLS, deliveries=deliveries, errors=errors)
+        subscribers = [Counting(number, audience, None) for number in range(50)]
+        beating = asyncio.create_task(heartbeats(subscribers))
+        for _ in range(20):
+            time.sleep(0.05)  # what keeps the event loop from turning
+            await asyncio.sleep(0)
+        beating.cancel()
+        return [subscriber.beats for subscriber in subscribers]
+
+    assert min(asyncio.run(busy())) >= 3
 
 
 def change(kind: str, record: object, errors: object = None) -> str:
