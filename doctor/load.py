@@ -375,8 +375,8 @@ class _Run:
         nowhere = counted.nowhere()
         if nowhere and counted.delivered and self.result.live_at_end:
             self._note(
-                f"{nowhere} inserts reached nobody: Realtime decoded them before other sessions could see their rows, "
-                "or read no slot; see docs/doctor.md, Losses under load"
+                f"{nowhere} inserts reached nobody: Realtime was away, read no slot, or decoded them before others "
+                "could see their rows; see docs/doctor.md, Losses under load"
             )
         return self.result.model_copy(
             update={
