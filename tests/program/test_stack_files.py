@@ -73,6 +73,20 @@ def test_an_example_file_tells_its_reader_how_to_get_secrets(stack: str) -> None
     assert f"`make secrets STACK={stack}`" in (PROJECT / f"Pulumi.{stack}.yaml").read_text()
 
 
+@pytest.mark.parametrize("stack", ["staging", "prod"])
+def test_an_example_file_says_what_somebody_who_copies_it_must_decide(stack: str) -> None:
+    """Not by a default that they would have to know."""
+    decided = {
+        "postgres.protect",
+        "gateway.host",
+        "gateway.port",
+        "gateway.anonymous",
+        "gateway.cors_origins",
+        *(f"{section}.memory" for section in ("postgres", "realtime", "gateway")),
+    }
+    assert {f"{NAMESPACE}:{key}" for key in decided} <= set(document(stack)["config"])
+
+
 def test_what_the_kinds_of_stack_differ_in() -> None:
     kinds = {
         stack: {
