@@ -26,7 +26,7 @@ except settings.SettingsError as faulty:
 
 if stack_settings.rotation is not None:
     pulumi.log.warn(
-        f"the rotation of {stack_settings.rotation.key} is not finished: "
+        f"the rotation of {stack_settings.rotation.key} is under way; if it was cut short, "
         f"`make up STACK={stack_settings.stack}` finishes it"
     )
 

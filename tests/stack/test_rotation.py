@@ -100,7 +100,7 @@ def test_a_password_whose_rotation_was_killed_in_the_middle_is_named_and_then_fi
         assert drift.returncode == 7
         cure = f"make rotate SECRET=database-password STACK={deployment.stack}"
         assert f"the rotation of postgres.password is not finished; `{cure}` finishes it" in drift.stderr
-        assert "the rotation of postgres.password is not finished" in deployment.pulumi("preview").stdout
+        assert "the rotation of postgres.password is under way" in deployment.pulumi("preview").stdout
         deployment.up()
     after = deployment.outputs()
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
