@@ -21,6 +21,7 @@ try:
     stack_settings = settings.load(
         {**config.get_config_env(), **config.CONFIG.get()}, stack=pulumi.get_stack(), environ=os.environ
     )
+    stack = RealtimeStack(stack_settings.name, settings=stack_settings)
 except settings.SettingsError as faulty:
     raise pulumi.RunError(str(faulty)) from None
 
@@ -37,6 +38,5 @@ if stack_settings.jwt.private_key is not None and not config.is_config_secret(pr
         f"`pulumi config get {settings.PRIVATE_KEY} | pulumi config set --secret {settings.PRIVATE_KEY}`"
     )
 
-stack = RealtimeStack(stack_settings.name, settings=stack_settings)
 for output, value in stack.outputs.items():
     pulumi.export(output, value)

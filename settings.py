@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from ipaddress import AddressValueError, IPv4Address
-from typing import Annotated, Any, ClassVar, Self, TypeVar, get_origin
+from typing import Annotated, Any, ClassVar, Self, TypeVar, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -134,6 +134,20 @@ class ReplicaIdentity(StrEnum):
     NOTHING = "nothing"
 
 
+class SslMode(StrEnum):
+    """What a connection to Postgres asks of TLS, in the words of libpq's sslmode, as far as all of ours know them."""
+
+    DISABLE = "disable"
+    REQUIRE = "require"
+    VERIFY_CA = "verify-ca"
+    VERIFY_FULL = "verify-full"
+
+    @property
+    def verifies(self) -> bool:
+        """Whether the server's certificate is compared with a CA's."""
+        return self in (SslMode.VERIFY_CA, SslMode.VERIFY_FULL)
+
+
 def _not_empty(text: str) -> str:
     if not text.strip():
         raise ValueError("is empty; give it a value, or remove the key to use the default")
@@ -211,6 +225,17 @@ def _origin(origin: str) -> str:
     return origin
 
 
+def _server(host: str) -> str:
+    if host and not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?", host, re.ASCII):
+        raise ValueError(f"{host!r} is neither a host name nor an IPv4 address; write it without scheme and port")
+    return host
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is the machine itself, and so inside a container that container."""
+    return host == "localhost" or host.startswith("127.")
+
+
 def _seconds(moment: int) -> int:
     if moment > LAST_SECOND:
         raise ValueError("is thousands of years ahead; write seconds since 1970, not milliseconds")
@@ -252,6 +277,7 @@ Positive = Annotated[int, Field(ge=1, le=LAST_INTEGER)]
 Secret32 = Annotated[SecretStr, AfterValidator(_secret_of(32))]
 Address = Annotated[str, AfterValidator(_address)]
 Origin = Annotated[str, AfterValidator(_origin)]
+Server = Annotated[str, AfterValidator(_server)]
 Roles = Annotated[tuple[ApiRole, ...], AfterValidator(_distinct_roles)]
 Expression = Annotated[str, AfterValidator(_not_empty)]
 Variable = Annotated[str, AfterValidator(_variable)]
@@ -263,8 +289,46 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, hide_input_in_errors=True)
 
 
+class ExternalPostgres(Section):
+    """A database server that somebody else runs and this stack uses."""
+
+    host: Server = Field("", description="Host of a Postgres that is there already, instead of one of the stack's own.")
+    port: Port = Field(5432, description="Port of the external Postgres.")
+    sslmode: SslMode = Field(
+        SslMode.VERIFY_FULL, description="TLS to the external Postgres: disable, require, verify-ca or verify-full."
+    )
+    ca_file: Annotated[Expression | None, BeforeValidator(_none_if_empty)] = Field(
+        None, description="PEM file with the CA of the external Postgres's certificate, for verify-ca and verify-full."
+    )
+    address_in_network: Server = Field(
+        "", description="Host of the external Postgres as containers reach it, where that is another than here."
+    )
+
+    @property
+    def container_host(self) -> str:
+        """The host as Realtime's container reaches it."""
+        return self.address_in_network or (HOST_GATEWAY if is_loopback(self.host) else self.host)
+
+
+HOST_GATEWAY = "host.docker.internal"
+"""The name that Docker's own manual gives to the machine, as a container sees it."""
+
+
+def _none_without_host(external: Any) -> Any:
+    """None when no external server is named; a key that would need one is a fault."""
+    if not isinstance(external, Mapping) or external.get("host"):
+        return external
+    default = {name: info.default or "" for name, info in ExternalPostgres.model_fields.items()}
+    if idle := [name for name, value in external.items() if str(value).removesuffix(".0") != str(default[name])]:
+        raise ValueError(
+            f"has {' and '.join(idle)} but no host; `pulumi config set postgres.external.host <host>`, "
+            f"or remove {'it' if len(idle) == 1 else 'them'}"
+        )
+    return None
+
+
 class PostgresSettings(Section):
-    """The database server that this stack runs."""
+    """The database server: one that this stack runs, or an external one, and how to log in to it."""
 
     image: Image = Field("supabase/postgres:15.8.1.085", description="Image of Postgres 15 with wal2json.")
     host_port: Port = Field(54322, description="Port of Postgres on this machine's loopback.")
@@ -273,6 +337,10 @@ class PostgresSettings(Section):
     password: Annotated[SecretStr, AfterValidator(_secret_of(8))] = Field(description="Password of postgres.user.")
     memory: Annotated[int, Field(ge=128)] = Field(1024, description="Memory limit of the container, MiB.")
     protect: bool = Field(False, description="Keep the data volume when the stack is destroyed.")
+    external: Annotated[ExternalPostgres | None, BeforeValidator(_none_without_host)] = None
+
+    OF_THE_CONTAINER: ClassVar[tuple[str, ...]] = ("image", "host_port", "memory", "protect")
+    """What says nothing of an external server."""
 
 
 class RealtimeSettings(Section):
@@ -555,6 +623,11 @@ class Settings(Section):
         """First part of the name of every Docker object of the stack."""
         return f"{NAMESPACE}-{self.stack}"
 
+    @property
+    def published(self) -> list[str]:
+        """The tables of the publication, by name."""
+        return sorted(table.table for table in self.tables if table.publish)
+
 
 SECTIONS: dict[str, type[Section]] = {
     "postgres": PostgresSettings,
@@ -572,6 +645,31 @@ IMAGE_VARIABLES = {
 SectionT = TypeVar("SectionT", bound=Section)
 
 
+def fields(model: type[Section], prefix: str = "") -> Iterator[tuple[str, type[Section], str]]:
+    """Every field of a section by its key after the section's name, and the model that has it."""
+    for name, info in model.model_fields.items():
+        inner = next((part for part in (info.annotation, *get_args(info.annotation)) if _is_section(part)), None)
+        if inner is None:
+            yield f"{prefix}{name}", model, name
+        else:
+            yield from fields(inner, f"{prefix}{name}.")
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+FIELDS = {section: {key: (model, name) for key, model, name in fields(root)} for section, root in SECTIONS.items()}
+
+
+def _put(document: dict[str, Any], field: str, value: Any) -> None:
+    """Set a field by its key; ``external.host`` is the entry ``host`` of an entry ``external``."""
+    *outer, name = field.split(".")
+    for part in outer:
+        document = document.setdefault(part, {})
+    document[name] = value
+
+
 def load(
     config: Mapping[str, Any],
     *,
@@ -586,13 +684,15 @@ def load(
     """
     keys = {k.partition(":")[2]: v for k, v in config.items() if k.partition(":")[0] == NAMESPACE}
     overrides = {key: variable for variable, key in IMAGE_VARIABLES.items() if environ.get(variable)}
+    if keys.get("postgres.external.host"):
+        overrides.pop("postgres.image", None)
     keys |= {key: environ[variable] for key, variable in overrides.items()}
     document: dict[str, Any] = {"stack": stack} | {name: {} for name in SECTIONS}
     faults: list[str] = []
     for key, value in sorted(keys.items()):
         section, _, field = key.partition(".")
-        if section in SECTIONS and field in SECTIONS[section].model_fields:
-            document[section][field] = _parsed(SECTIONS[section], field, value)
+        if section in SECTIONS and field in FIELDS[section]:
+            _put(document[section], field, _parsed(*FIELDS[section][field], value))
         elif key in ("tables", "migrations", ROTATION):
             document[key] = _parsed(Settings, key, value)
         else:
@@ -611,8 +711,10 @@ def load(
 
 def load_section(section: str, model: type[SectionT], get: Callable[[str], Any]) -> SectionT:
     """One section alone, for code outside the program that is handed the stack's config (a dynamic provider)."""
-    values = {field: get(f"{NAMESPACE}:{section}.{field}") for field in model.model_fields}
-    present = {field: _parsed(model, field, value) for field, value in values.items() if value is not None}
+    present: dict[str, Any] = {}
+    for field, owner, name in fields(model):
+        if (value := get(f"{NAMESPACE}:{section}.{field}")) is not None:
+            _put(present, field, _parsed(owner, name, value))
     try:
         return model.model_validate(present)
     except ValidationError as invalid:
@@ -631,13 +733,19 @@ def _parsed(model: type[Section], field: str, value: Any) -> Any:
 
 def _unknown_key(key: str) -> str:
     section, _, field = key.partition(".")
-    if section in SECTIONS and not field:
+    if section == "postgres" and field.removeprefix("external.") in ("user", "password", "database"):
+        own = f"postgres.{field.removeprefix('external.')}"
+        return (
+            f"{NAMESPACE}:{key}: is not a setting; it is {own}, whoever runs the server: "
+            f"`pulumi config rm {key}`, then set {own}"
+        )
+    if section in SECTIONS and (not field or any(known.startswith(f"{field}.") for known in FIELDS[section])):
         return (
             f"{NAMESPACE}:{key}: holds a whole section, but every setting is a flat key; "
             f"`pulumi config rm {key}`, then `pulumi config set {key}.<name> <value>` without --path"
         )
     if section in SECTIONS:
-        cure = f"{section} has: {', '.join(SECTIONS[section].model_fields)}"
+        cure = f"{section} has: {', '.join(FIELDS[section])}"
     else:
         cure = f"the sections are {', '.join(SECTIONS)}, and the keys tables and migrations"
     return f"{NAMESPACE}:{key}: is not a setting; {cure}, or remove it with `pulumi config rm {key}`"
@@ -716,7 +824,8 @@ def _missing(path: str) -> str:
     section, _, field = path.partition(".")
     if section not in SECTIONS:
         return "is missing; add it"
-    info = SECTIONS[section].model_fields[field]
+    model, name = FIELDS[section][field]
+    info = model.model_fields[name]
     if info.annotation is SecretStr:
         generator, command = "`make secrets` generates it, or ", f"pulumi config set --secret {path} <value>"
     else:
@@ -727,6 +836,7 @@ def _missing(path: str) -> str:
 def _cross_faults(settings: Settings, now: datetime) -> list[str]:
     """Faults that only two keys together show, or a key and the time."""
     faults = (
+        *_external_faults(settings.postgres),
         *_secret_faults(settings),
         *_port_faults(settings),
         *_expiry_faults(settings.jwt, now),
@@ -734,6 +844,37 @@ def _cross_faults(settings: Settings, now: datetime) -> list[str]:
         *_version_faults(settings.realtime),
     )
     return [f"{NAMESPACE}:{key}: {message}" for key, message in (*faults, *_table_faults(settings.tables))]
+
+
+def _external_faults(postgres: PostgresSettings) -> Iterator[tuple[str, str]]:
+    external = postgres.external
+    if external is None:
+        return
+    for field in PostgresSettings.OF_THE_CONTAINER:
+        if getattr(postgres, field) != PostgresSettings.model_fields[field].default:
+            yield (
+                f"postgres.{field}",
+                f"is for a Postgres that this stack runs, and postgres.external.host names {external.host}; "
+                f"`pulumi config rm postgres.{field}`, or `pulumi config rm postgres.external.host`",
+            )
+    if external.sslmode.verifies and external.ca_file is None:
+        yield (
+            "postgres.external.ca_file",
+            f"is missing, and sslmode {external.sslmode} compares the server's certificate with it; set it to the "
+            "file with the CA's certificate that whoever runs the server gives out",
+        )
+    if external.ca_file is not None and not external.sslmode.verifies:
+        yield (
+            "postgres.external.ca_file",
+            f"is set, and sslmode {external.sslmode} compares no certificate with it; set postgres.external.sslmode to "
+            "verify-full, or remove the file",
+        )
+    if is_loopback(external.address_in_network):
+        yield (
+            "postgres.external.address_in_network",
+            f"is {external.address_in_network}, which in a container is the container; name the server as containers "
+            f"reach it: its DNS name, or {HOST_GATEWAY} for this machine",
+        )
 
 
 def _secret_faults(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -749,8 +890,9 @@ def _secret_faults(settings: Settings) -> Iterator[tuple[str, str]]:
 
 def _port_faults(settings: Settings) -> Iterator[tuple[str, str]]:
     first: dict[int, str] = {}
+    own = () if settings.postgres.external else (("postgres.host_port", settings.postgres.host_port),)
     for key, port in (
-        ("postgres.host_port", settings.postgres.host_port),
+        *own,
         ("realtime.host_port", settings.realtime.host_port),
         ("gateway.port", settings.gateway.port),
         ("gateway.status_port", settings.gateway.status_port),

@@ -20,6 +20,7 @@ from bench.measure import measure
 from bench.projects import PROJECT, STACK_LABEL, Project, development_config, remove_docker_objects, stack_project
 from bench.report import Result, against, ratio, seconds
 from components.database import PUBLICATION
+from components.external_postgres import DatabaseAddress
 from components.gateway import gateway_environment, kong_config
 from components.network import LOOPBACK
 from components.postgres import CAPABILITIES, DATA_FOLDER, FIRST_START, SQL
@@ -194,7 +195,8 @@ def write_script_files(folder: Path, settings: Settings) -> None:
         },
     )
     _write_environment(
-        folder / "realtime.env", realtime_environment(realtime, postgres=postgres, database_address=address)
+        folder / "realtime.env",
+        realtime_environment(realtime, postgres=postgres, address=DatabaseAddress(address, POSTGRES_PORT)),
     )
     _write_environment(folder / "kong.env", gateway_environment(settings.gateway))
 

@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import pulumi
-import pulumi_docker as docker
 import pulumi_postgresql as postgresql
 
-from components.network import LOOPBACK
+from providers.auth_schema import AuthSchema
+from providers.connection import server_parameters
 from providers.migrations import ApplicationMigrations
 from providers.publication_handover import PublicationHandover
 from providers.roles import DatabaseRoles
@@ -26,11 +26,11 @@ REQUIRED_ROLES = [*ApiRole, "postgres"]
 class RealtimeDatabase(pulumi.ComponentResource):
     """What a database must hold before Realtime can deliver a change from it, and who may see which row.
 
-    Resources, each after the one before: DatabaseRoles; postgresql.Schema ``_realtime`` and ``realtime``;
-    ApplicationMigrations, if there are any; TableSecurity per table; postgresql.Grant per role and schema, and
-    per role and set of table privileges; PublicationHandover and postgresql.Publication.
+    Resources, each after the one before: DatabaseRoles; AuthSchema, on an external server; postgresql.Schema
+    ``_realtime`` and ``realtime``; ApplicationMigrations, if there are any; TableSecurity per table; postgresql.Grant
+    per role and schema, and per role and set of table privileges; PublicationHandover and postgresql.Publication.
 
-    Everything is deleted with ``volume``, without a statement in a database that goes as well.
+    Everything is deleted with ``data``, without a statement in a database that goes as well, or that stays as it is.
     """
 
     schemas: list[postgresql.Schema]
@@ -44,29 +44,34 @@ class RealtimeDatabase(pulumi.ComponentResource):
         settings: PostgresSettings,
         tables: Sequence[Table],
         migrations: str | None,
-        volume: docker.Volume,
+        data: pulumi.Resource,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         super().__init__("supabase-realtime:index:RealtimeDatabase", name, None, opts)
+        where = server_parameters(settings)
         provider = postgresql.Provider(
             "postgresql",
-            host=LOOPBACK,
-            port=settings.host_port,
+            host=where["host"],
+            port=where["port"],
             database=settings.database,
             username=settings.user,
             password=settings.password.get_secret_value(),
-            sslmode="disable",
+            sslmode=where.get("sslmode", "disable"),
+            sslrootcert=where.get("sslrootcert"),
             superuser=True,
             connect_timeout=10,
             opts=pulumi.ResourceOptions(parent=self, additional_secret_outputs=["password"]),
         )
-        own = pulumi.ResourceOptions(parent=self, deleted_with=volume)
+        own = pulumi.ResourceOptions(parent=self, deleted_with=data)
         bridged = pulumi.ResourceOptions.merge(own, pulumi.ResourceOptions(provider=provider))
 
         def after(opts: pulumi.ResourceOptions, *resources: pulumi.Resource) -> pulumi.ResourceOptions:
             return pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=list(resources)))
 
         roles = DatabaseRoles("roles", roles=[str(role) for role in REQUIRED_ROLES], opts=own)
+        made: list[pulumi.Resource] = [roles]
+        if settings.external is not None:
+            made.append(AuthSchema("auth", opts=after(own, roles)))
         self.schemas = [
             postgresql.Schema(
                 schema,
@@ -75,7 +80,7 @@ class RealtimeDatabase(pulumi.ComponentResource):
                 owner=settings.user,
                 if_not_exists=True,
                 drop_cascade=True,
-                opts=after(bridged, roles),
+                opts=after(bridged, *made),
             )
             for schema in REALTIME_SCHEMAS
         ]

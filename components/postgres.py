@@ -7,6 +7,7 @@ from pathlib import Path
 import pulumi
 import pulumi_docker as docker
 
+from components.external_postgres import DatabaseAddress
 from components.network import LOOPBACK, StackNetwork, container_defaults, health_check, labels
 from providers.container_readiness import ContainerReadiness
 from providers.image import PinnedImage
@@ -37,8 +38,7 @@ class PostgresServer(pulumi.ComponentResource):
     than the volume's data; docker.Container ``<name>``; ContainerReadiness.
     """
 
-    address: str
-    """Host name of the server on the stack's network."""
+    address: DatabaseAddress
     volume: docker.Volume
     container: docker.Container
 
@@ -53,7 +53,7 @@ class PostgresServer(pulumi.ComponentResource):
     ) -> None:
         super().__init__("supabase-realtime:index:PostgresServer", name, None, opts)
         child_opts = pulumi.ResourceOptions(parent=self)
-        self.address = name
+        self.address = DatabaseAddress(name, PORT)
         self.volume, keys = (
             docker.Volume(
                 resource,
@@ -109,4 +109,4 @@ class PostgresServer(pulumi.ComponentResource):
             ),
         )
         ContainerReadiness("postgres-ready", container=self.container.id, timeout=180, opts=child_opts)
-        self.register_outputs({"address": self.address, "container_id": self.container.id})
+        self.register_outputs({"address": self.address.host, "container_id": self.container.id})

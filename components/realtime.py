@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pulumi
 import pulumi_docker as docker
 
 from components.database import PUBLICATION, RealtimeDatabase
+from components.external_postgres import DatabaseAddress
 from components.network import LOOPBACK, StackNetwork, container_defaults, health_check
-from components.postgres import PORT as POSTGRES_PORT
 from components.realtime_versions import version_environment
 from providers.container_readiness import ContainerReadiness
 from providers.image import PinnedImage
 from providers.network_alias import NetworkAlias
 from providers.realtime_schema import RealtimeSchema
 from providers.tenant import LIMITS, RealtimeTenant
-from settings import JwtSettings, PostgresSettings, RealtimeSettings
+from settings import HOST_GATEWAY, JwtSettings, PostgresSettings, RealtimeSettings
 from tokens import public_keys, tenant_secret
 
 PORT = 4000
 SLOT = "supabase_realtime_replication_slot"
 ANSWERS = ("curl", "-fsS", "--fail-early", *("-o", "/dev/null", f"http://127.0.0.1:{PORT}/healthcheck") * 3)
 """Several answers in a row: newer versions answer, restart, and answer again while they start."""
+CA_FILE = "/tmp/postgres-ca.pem"  # noqa: S108 - inside the container
+"""Written at each start, since a read-only container takes no upload."""
+CA_VARIABLE = "POSTGRES_CA"
+WITH_CA = (
+    *("/usr/bin/tini", "-s", "-g", "--"),
+    *("sh", "-c", f'printf %s "${CA_VARIABLE}" >{CA_FILE} && exec /app/run.sh "$@"', "run.sh"),
+)
+"""The image's entrypoint, tini and run.sh (Dockerfile, the same in v2.32.12 and v2.129.8), after writing CA_FILE."""
+SERVER = "/app/bin/server"
 
 
 def realtime_environment(
-    settings: RealtimeSettings, *, postgres: PostgresSettings, database_address: str
+    settings: RealtimeSettings, *, postgres: PostgresSettings, address: DatabaseAddress
 ) -> dict[str, str]:
     """Every environment variable of Realtime, set for v2.32.12 and newer alike.
 
@@ -34,8 +46,8 @@ def realtime_environment(
     return {
         "APP_NAME": "realtime",
         "PORT": str(PORT),
-        "DB_HOST": database_address,
-        "DB_PORT": str(POSTGRES_PORT),
+        "DB_HOST": address.host,
+        "DB_PORT": str(address.port),
         "DB_USER": postgres.user,
         "DB_PASSWORD": postgres.password.get_secret_value(),
         "DB_NAME": postgres.database,
@@ -55,8 +67,26 @@ def realtime_environment(
         "ERL_AFLAGS": "-proto_dist inet_tcp -logger level info -tzdata autoupdate disabled",
         **{f"TENANT_{limit.upper()}": str(getattr(settings, limit)) for limit in LIMITS},
         **version_environment(settings.release),
+        **({"DB_SSL": "true"} if address.tls else {}),
+        **_ca_environment(address),
         **dict(variable.split("=", 1) for variable in settings.environment),
     }
+
+
+def _ca_environment(address: DatabaseAddress) -> dict[str, str]:
+    if address.ca_file is None:
+        return {}
+    return {"DB_SSL_CA_CERT": CA_FILE, CA_VARIABLE: Path(address.ca_file).read_text()}
+
+
+def _reaching(address: DatabaseAddress) -> dict[str, Any]:
+    """Arguments of a container that calls an external database: the name of this machine, and a file with the CA."""
+    arguments: dict[str, Any] = {}
+    if address.host == HOST_GATEWAY:
+        arguments["hosts"] = [docker.ContainerHostArgs(host=HOST_GATEWAY, ip="host-gateway")]
+    if address.ca_file is not None:
+        arguments |= {"entrypoints": WITH_CA, "command": [SERVER]}
+    return arguments
 
 
 class RealtimeServer(pulumi.ComponentResource):
@@ -80,22 +110,22 @@ class RealtimeServer(pulumi.ComponentResource):
         settings: RealtimeSettings,
         postgres: PostgresSettings,
         jwt: JwtSettings,
-        database_address: str,
+        address: DatabaseAddress,
         database: RealtimeDatabase,
-        volume: docker.Volume,
+        data: pulumi.Resource,
         stack: str,
         network: StackNetwork,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         super().__init__("supabase-realtime:index:RealtimeServer", name, None, opts)
         child_opts = pulumi.ResourceOptions(parent=self)
-        environment = realtime_environment(settings, postgres=postgres, database_address=database_address)
+        environment = realtime_environment(settings, postgres=postgres, address=address)
         image = PinnedImage("realtime-image", image=settings.image, opts=child_opts)
         schema = RealtimeSchema(
             "realtime-schema",
             realtime_version=str(settings.release or ""),
             opts=pulumi.ResourceOptions.merge(
-                child_opts, pulumi.ResourceOptions(depends_on=database.schemas, deleted_with=volume)
+                child_opts, pulumi.ResourceOptions(depends_on=database.schemas, deleted_with=data)
             ),
         )
         self.container = docker.Container(
@@ -104,6 +134,7 @@ class RealtimeServer(pulumi.ComponentResource):
             hostname=name,
             image=image.reference,
             envs=pulumi.Output.secret([f"{key}={value}" for key, value in environment.items()]),
+            **_reaching(address),
             networks_advanced=[
                 docker.ContainerNetworksAdvancedArgs(name=network.network.id, aliases=[settings.tenant])
             ],
@@ -135,8 +166,8 @@ class RealtimeServer(pulumi.ComponentResource):
             public_keys=public_keys(jwt),
             limits={limit: getattr(settings, limit) for limit in LIMITS},
             database={
-                "db_host": database_address,
-                "db_port": str(POSTGRES_PORT),
+                "db_host": address.host,
+                "db_port": str(address.port),
                 "db_name": postgres.database,
                 "db_user": postgres.user,
                 "db_password": pulumi.Output.secret(postgres.password.get_secret_value()),
@@ -145,9 +176,10 @@ class RealtimeServer(pulumi.ComponentResource):
             poll_max_changes=settings.poll_max_changes,
             publication=PUBLICATION,
             slot_name=SLOT,
+            ssl_enforced=address.tls,
             server=self.container.id,
             opts=pulumi.ResourceOptions.merge(
-                child_opts, pulumi.ResourceOptions(depends_on=[database, alias, ready], deleted_with=volume)
+                child_opts, pulumi.ResourceOptions(depends_on=[database, alias, ready], deleted_with=data)
             ),
         )
         self.register_outputs({"container_id": self.container.id, "tenant": self.tenant.external_id})

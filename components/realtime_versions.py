@@ -108,6 +108,34 @@ POINTS_OF_NO_RETURN = (
 before it names (lib/realtime/tenants/repo/migrations and lib/extensions/postgres_cdc_rls/subscriptions.ex)."""
 
 
+TLS_SINCE = Version(2, 41, 7)
+"""The first that uses TLS for its own tables, and checks a CA (supabase/realtime#1473: DB_SSL, DB_SSL_CA_CERT)."""
+BROADCAST_SINCE = Version(2, 34, 0)
+"""The first that holds a second replication slot, for broadcast from the database."""
+
+
+def tls_fault(image: str, version: Version | None) -> str | None:
+    """Why Realtime of this image cannot use TLS to Postgres, None when it can.
+
+    v2.32.12 has no setting for the connection to its own tables (config/runtime.exs, Realtime.Repo).
+    """
+    if version is None:
+        return (
+            f"{image} does not say its version, and before {TLS_SINCE} Realtime does not speak TLS to Postgres; "
+            "set realtime.version"
+        )
+    if version < TLS_SINCE:
+        return (
+            f"{image} does not speak TLS to Postgres; set it to v{TLS_SINCE} or newer, like supabase/realtime:v2.129.8"
+        )
+    return None
+
+
+def replication_slots(version: Version | None) -> int:
+    """How many replication slots Realtime holds for its tenant; the newer number for an unknown version."""
+    return 1 if version is not None and version < BROADCAST_SINCE else 2
+
+
 def image_version(image: str) -> Version | None:
     """The version in an image's tag, None for a tag that is not one: a digest, a branch, a local build."""
     match = re.search(r":v?(\d+\.\d+\.\d+)(?:@sha256:[0-9a-f]+)?$", image)

@@ -7,54 +7,90 @@ from typing import Any
 
 import pulumi
 
-from components.database import RealtimeDatabase
+from components.database import PUBLICATION, RealtimeDatabase
+from components.external_postgres import external_address, external_faults
 from components.gateway import Gateway
 from components.network import LOOPBACK, StackNetwork
 from components.postgres import PostgresServer
-from components.realtime import RealtimeServer
-from settings import EXPIRY_WARNING_DAYS, SUBSCRIBING_ROLES, ApiRole, Settings, Table
+from components.realtime import SLOT, RealtimeServer
+from components.realtime_versions import replication_slots
+from providers.connection import server_parameters
+from providers.external_server import ExternalServer
+from settings import (
+    EXPIRY_WARNING_DAYS,
+    SUBSCRIBING_ROLES,
+    ApiRole,
+    PostgresSettings,
+    Settings,
+    SettingsError,
+    Table,
+)
 from tokens import api_key
 
 
 class RealtimeStack(pulumi.ComponentResource):
     """Network, Postgres, database objects, Realtime with its tenant, and the gateway: each after the one before.
 
-    Resources: StackNetwork, PostgresServer, RealtimeDatabase, RealtimeServer and Gateway, all named after
-    ``settings.name``. ``outputs`` is what clients, the doctor and other programs need to know.
+    Resources: StackNetwork, PostgresServer (or, before all others, ExternalServer), RealtimeDatabase, RealtimeServer
+    and Gateway, all named after ``settings.name``. ``outputs`` is what clients, the doctor and other programs need to
+    know. Raises SettingsError, with nothing declared, for an external server that Realtime could not call as told.
     """
 
     outputs: dict[str, Any]
 
     def __init__(self, name: str, *, settings: Settings, opts: pulumi.ResourceOptions | None = None) -> None:
+        if faults := external_faults(settings):
+            raise SettingsError(faults)
         super().__init__("supabase-realtime:index:RealtimeStack", name, None, opts)
         postgres, realtime = settings.postgres, settings.realtime
 
         def child(*after: pulumi.Resource) -> pulumi.ResourceOptions:
             return pulumi.ResourceOptions(parent=self, depends_on=list(after))
 
-        network = StackNetwork(settings.name, stack=settings.stack, opts=child())
-        server = PostgresServer(
-            f"{settings.name}-postgres", settings=postgres, stack=settings.stack, network=network, opts=child(network)
-        )
+        data: pulumi.Resource
+        ready: pulumi.Resource
+        if postgres.external is None:
+            network = StackNetwork(settings.name, stack=settings.stack, opts=child())
+            ready = server = PostgresServer(
+                f"{settings.name}-postgres",
+                settings=postgres,
+                stack=settings.stack,
+                network=network,
+                opts=child(network),
+            )
+            address, data = server.address, server.volume
+        else:
+            ready = data = ExternalServer(
+                "external-postgres",
+                external=postgres.external,
+                database=postgres.database,
+                slots=replication_slots(realtime.release),
+                slot=SLOT,
+                publication=PUBLICATION,
+                tables=settings.published,
+                opts=child(),
+            )
+            address = external_address(postgres.external)
+            network = StackNetwork(settings.name, stack=settings.stack, opts=child(ready))
         database = RealtimeDatabase(
             f"{settings.name}-database",
             settings=postgres,
             tables=settings.tables,
             migrations=settings.migrations,
-            volume=server.volume,
-            opts=child(server),
+            data=data,
+            opts=child(ready),
         )
         realtime_server = RealtimeServer(
             f"{settings.name}-realtime",
             settings=realtime,
             postgres=postgres,
             jwt=settings.jwt,
-            database_address=server.address,
+            address=address,
             database=database,
-            volume=server.volume,
+            data=data,
             stack=settings.stack,
             network=network,
-            opts=child(server),
+            opts=child(ready),
         )
         Gateway(
             f"{settings.name}-gateway",
@@ -91,15 +127,19 @@ def stack_outputs(settings: Settings) -> dict[str, Any]:
         "anon_key": api_key(settings.jwt, ApiRole.ANON),
         "anon_key_expires": settings.jwt.expires_at.isoformat(),
         "service_role_key": pulumi.Output.secret(api_key(settings.jwt, ApiRole.SERVICE_ROLE)),
-        "database": {
-            "host": LOOPBACK,
-            "port": settings.postgres.host_port,
-            "name": settings.postgres.database,
-            "user": settings.postgres.user,
-        },
+        "database": _database_output(settings.postgres),
         "database_password": pulumi.Output.secret(settings.postgres.password.get_secret_value()),
         "tables": [_table_output(table) for table in settings.tables if table.publish],
     }
+
+
+def _database_output(postgres: PostgresSettings) -> dict[str, Any]:
+    """Where this machine finds the database; of an external one also how TLS is used."""
+    where = server_parameters(postgres)
+    login = {"host": where["host"], "port": where["port"], "name": postgres.database, "user": postgres.user}
+    if postgres.external is None:
+        return login
+    return login | {"external": True, "sslmode": where["sslmode"], "ca_file": postgres.external.ca_file}
 
 
 def _table_output(table: Table) -> dict[str, Any]:

@@ -88,6 +88,7 @@ def up(stack: str, started: float | None) -> int:
     if not state.resources(engine.export()):
         generated.refuse_copied(PROJECT, stack)
     wanted = load_settings(engine)
+    check_external(engine, wanted)
     preflight.fetch_images(client, preflight.images(wanted))
     check_ports(client, wanted)
     interrupted = recover(prepared, client)
@@ -134,6 +135,8 @@ def bring_database_back(engine: Engine, client: docker.DockerClient, wanted: set
 
     Nothing else is updated meanwhile: which password Postgres knows is not certain.
     """
+    if wanted.postgres.external is not None:
+        return 0
     name = f"{wanted.name}-postgres"
     if not rotation.holds_data(client, wanted) or any(c.name == name for c in docker_objects.containers(client)):
         return 0
@@ -146,6 +149,17 @@ def unfinished(wanted: settings.Settings, code: int) -> int:
     if wanted.rotation is not None:
         print(rotation.unfinished(wanted.rotation, wanted.stack), file=sys.stderr)
     return code
+
+
+def check_external(engine: Engine, wanted: settings.Settings) -> None:
+    """Raises DeployError listing all that an external Postgres lacks.
+
+    While its password is between two values it may be either: the rotation finds out, and the program checks the rest.
+    """
+    if wanted.rotation is not None and wanted.rotation.key == "postgres.password":
+        return
+    if faults := preflight.external_faults(wanted, engine.export()):
+        raise DeployError(*faults)
 
 
 def check_ports(client: docker.DockerClient, wanted: settings.Settings) -> None:
@@ -177,7 +191,7 @@ def preview(stack: str) -> int:
     """Show what an update would change, and fail when the policy pack objects to it."""
     engine = prepare(stack).engine
     engine.select(create=True)
-    load_settings(engine)
+    check_external(engine, load_settings(engine))
     return engine.run("preview", "--diff", *policy_pack(engine.project))
 
 
@@ -208,7 +222,9 @@ def unobservable(engine: Engine, client: docker.DockerClient) -> str | None:
     wanted = load_settings(engine)
     if wanted.rotation is not None:
         return rotation.unfinished(wanted.rotation, wanted.stack)
-    return recovery.postgres_fault(client, engine.stack, engine.export())
+    exported = engine.export()
+    fault = recovery.postgres_fault(client, engine.stack, exported)
+    return fault or "\n".join(preflight.external_faults(wanted, exported)) or None
 
 
 def report_drift(stack: str) -> int:
@@ -228,7 +244,7 @@ def report_preview(stack: str) -> int:
     """What `preview` shows, as Markdown on stdout, the engine's own words on stderr; its exit code."""
     engine = prepare(stack).engine
     engine.select(create=True)
-    load_settings(engine)
+    check_external(engine, load_settings(engine))
     code, events = engine.observe("preview", "--diff", *policy_pack(engine.project))
     print(report.preview_report(stack, outcome(events)), end="")
     return code
@@ -255,6 +271,11 @@ def make_secrets(stack: str) -> int:
     engine.select(create=True)
     present = engine.config()
     missing = [key for key in settings.secret_keys() if f"{settings.NAMESPACE}:{key}" not in present]
+    if (server := present.get(f"{settings.NAMESPACE}:postgres.external.host")) and "postgres.password" in missing:
+        missing.remove("postgres.password")
+        print(
+            f"postgres.password: is that of postgres.user on {server}; `pulumi config set --secret postgres.password`"
+        )
     for key in missing:
         engine.ask("config", "set", "--secret", key, stdin=generated.generate(key))
         print(f"{key}: generated")
@@ -347,6 +368,11 @@ def database_server(prepared: Prepared, client: docker.DockerClient) -> backup.S
     if wanted.rotation is not None:
         raise DeployError(rotation.unfinished(wanted.rotation, wanted.stack))
     postgres = wanted.postgres
+    if postgres.external is not None:
+        raise DeployError(
+            f"stack {engine.stack} runs no Postgres of its own, in whose container pg_dump and pg_restore would run; "
+            f"back up and restore {postgres.external.host} by the means of whoever runs it"
+        )
     exported = engine.export()
     if fault := recovery.postgres_fault(client, engine.stack, exported):
         raise DeployError(fault)

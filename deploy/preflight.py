@@ -7,12 +7,13 @@ import socket
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 import docker
 from docker.errors import APIError, ImageNotFound, NotFound
 
-from deploy import docker_objects
+from deploy import docker_objects, state
 from deploy.docker_objects import Container, Published, container_names, is_labelled
 from deploy.errors import DeployError
 from providers import connection
@@ -34,8 +35,9 @@ class WantedPort:
 
 def images(settings: Settings) -> dict[str, str]:
     """The stack's images by the config key that names them, overrides of the environment included."""
+    own = {} if settings.postgres.external else {"postgres.image": settings.postgres.image}
     return {
-        "postgres.image": settings.postgres.image,
+        **own,
         "realtime.image": settings.realtime.image,
         "gateway.image": settings.gateway.image,
     }
@@ -43,13 +45,58 @@ def images(settings: Settings) -> dict[str, str]:
 
 def wanted_ports(settings: Settings) -> list[WantedPort]:
     """The ports of this machine that the stack publishes."""
+    own = [] if settings.postgres.external else [("postgres.host_port", settings.postgres.host_port)]
     wanted = [
-        WantedPort("postgres.host_port", "127.0.0.1", settings.postgres.host_port),
+        *(WantedPort(key, "127.0.0.1", port) for key, port in own),
         WantedPort("realtime.host_port", "127.0.0.1", settings.realtime.host_port),
         WantedPort("gateway.port", settings.gateway.host, settings.gateway.port),
         WantedPort("gateway.status_port", "127.0.0.1", settings.gateway.status_port),
     ]
     return [want for want in wanted if want.port]
+
+
+def external_faults(settings: Settings, exported: Mapping[str, Any]) -> list[str]:
+    """Everything that keeps an external Postgres from being used, in one text; nothing when all is well.
+
+    The program asks the same at every preview and update; here it is asked before an image is pulled.
+    """
+    own = state.id_of(exported, state.CONTAINER, f"{settings.name}-postgres")
+    server = state.inputs_of(exported, state.EXTERNAL_SERVER)
+    external = settings.postgres.external
+    if external is None:
+        if server is None:
+            return []
+        return [
+            f"postgres.external.host: is no longer set, and stack {settings.stack} was made on {server['host']}; "
+            f"set it back, or `make destroy STACK={settings.stack}` first, which leaves that server as it is"
+        ]
+    if own is not None:
+        return [
+            f"postgres.external.host: is set, and stack {settings.stack} runs a Postgres of its own, whose data would "
+            f"go with its container; move the data, then `make destroy STACK={settings.stack}`, then set it again"
+        ]
+    # Only a stack with an external server pays for these imports.
+    from components.database import PUBLICATION  # noqa: PLC0415
+    from components.external_postgres import external_faults  # noqa: PLC0415
+    from components.realtime import SLOT  # noqa: PLC0415
+    from components.realtime_versions import replication_slots  # noqa: PLC0415
+    from providers.external_server import message, readiness_faults  # noqa: PLC0415
+
+    if faults := external_faults(settings):
+        return faults
+    connection.connect_to(connection.conninfo(settings.postgres))
+    try:
+        faults = readiness_faults(
+            external,
+            slots=replication_slots(settings.realtime.release),
+            slot=SLOT,
+            publication=PUBLICATION,
+            tables=settings.published,
+            known=None if server is None else server["server"],
+        )
+    finally:
+        connection.close()
+    return [message(external, faults)] if faults else []
 
 
 def fetch_images(client: docker.DockerClient, wanted: Mapping[str, str]) -> None:
@@ -115,6 +162,8 @@ def upgrade_faults(client: docker.DockerClient, wanted: Settings) -> list[str]:
 
 def postgres_fault(client: docker.DockerClient, wanted: Settings) -> str | None:
     """Why the Postgres image cannot read the stack's volume. Not asked of the image that runs on it."""
+    if wanted.postgres.external is not None:
+        return None
     name = f"{wanted.name}-postgres"
     try:
         client.volumes.get(name)

@@ -108,7 +108,9 @@ def value_of(wanted: Settings, key: str) -> SecretStr:
 
 
 def holds_data(client: docker.DockerClient, wanted: Settings) -> bool:
-    """Whether there is a data volume, which has a password already; a new one takes the config's."""
+    """Whether there is a server or a data volume, which has a password already; a new one takes the config's."""
+    if wanted.postgres.external is not None:
+        return True
     try:
         client.volumes.get(f"{wanted.name}-postgres")
     except NotFound:

@@ -7,6 +7,7 @@ from typing import Any
 
 CONTAINER = "docker:index/container:Container"
 NETWORK = "docker:index/network:Network"
+EXTERNAL_SERVER = "pulumi-python:dynamic/index:ExternalServer"
 PUBLICATION = "postgresql:index/publication:Publication"
 
 
@@ -23,6 +24,11 @@ def ids(state: Mapping[str, Any], kind: str) -> frozenset[str]:
 def id_of(state: Mapping[str, Any], kind: str, name: str) -> str | None:
     """The provider's id of the resource that gives its object this name."""
     return next((r["id"] for r in resources(state) if r["type"] == kind and r["inputs"].get("name") == name), None)
+
+
+def inputs_of(state: Mapping[str, Any], kind: str) -> dict[str, Any] | None:
+    """The inputs of the one resource of a type, None when there is none."""
+    return next((r["inputs"] for r in resources(state) if r["type"] == kind), None)
 
 
 def pending_operations(state: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -61,10 +61,7 @@ async def opened(outputs: Outputs, timeout: int, limit: float) -> Connection:
 async def _connect(outputs: Outputs, timeout: int) -> Connection:
     database = outputs.database
     return await AsyncConnection.connect(
-        host=database.host,
-        port=database.port,
-        dbname=database.name,
-        user=database.user,
+        **database.server,
         password=outputs.database_password.get_secret_value(),
         connect_timeout=timeout,
         application_name="doctor probe",

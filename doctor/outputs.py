@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
@@ -36,12 +36,23 @@ class Output(BaseModel):
 
 
 class Database(Output):
-    """Where the database listens, as seen from this machine."""
+    """Where the database listens, as seen from this machine; of an external one also how TLS is used."""
 
     host: str
     port: Port
     name: str
     user: str
+    external: bool = False
+    sslmode: str | None = None
+    ca_file: str | None = None
+
+    @property
+    def server(self) -> dict[str, Any]:
+        """Where the database is, as libpq parameters. A relative ca_file is one of the project's."""
+        ca_file = None if self.ca_file is None else str(PROJECT / self.ca_file)
+        tls = {"sslmode": self.sslmode, "sslrootcert": ca_file}
+        where = {"host": self.host, "port": self.port, "dbname": self.name, "user": self.user}
+        return where | {name: value for name, value in tls.items() if value is not None}
 
 
 class PublishedTable(Output):

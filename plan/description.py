@@ -24,6 +24,7 @@ SECONDARY = frozenset(
 """Inputs that are the same on every resource of a type, and say nothing of a stack."""
 CONDITIONS = {
     "DatabaseRoles": "each where the server lacks it",
+    "AuthSchema": "each where the database lacks it",
     "ApplicationMigrations": "each file once",
     "TableSecurity": "as on a new table, in one transaction; what differs on a table that exists is changed alone",
     "PublicationHandover": "unless it publishes what is not declared, which is an error",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from settings import PostgresSettings
 
 HOST = "127.0.0.1"
-"""Postgres publishes its port on loopback only."""
+"""The stack's own Postgres publishes its port on loopback only."""
 
 LOCK_TIMEOUT = "10s"
 """How long a change waits for a table: a longer wait would queue every query of the application behind it."""
@@ -52,14 +53,22 @@ class DatabaseProvider(ResourceProvider):
 def conninfo(postgres: PostgresSettings) -> str:
     """The libpq connection string of a stack's Postgres. Holds the password: for psycopg only."""
     return psycopg.conninfo.make_conninfo(
-        host=HOST,
-        port=postgres.host_port,
+        **server_parameters(postgres),
         dbname=postgres.database,
         user=postgres.user,
         password=postgres.password.get_secret_value(),
         connect_timeout=10,
         application_name="supabase-realtime-stack",
     )
+
+
+def server_parameters(postgres: PostgresSettings) -> dict[str, Any]:
+    """Where a stack's Postgres listens, as libpq parameters; of an external one also how TLS is used."""
+    external = postgres.external
+    if external is None:
+        return {"host": HOST, "port": postgres.host_port}
+    where = {"host": external.host, "port": external.port, "sslmode": external.sslmode.value}
+    return where | ({"sslrootcert": external.ca_file} if external.ca_file is not None else {})
 
 
 def connect_to(conninfo: str) -> None:
@@ -165,14 +174,55 @@ def _server() -> str:
     return f"Postgres on {where.get('host')}:{where.get('port')}"
 
 
+TLS_REFUSALS = (
+    (r"root certificate file .* does not exist|could not read root certificate", "correct postgres.external.ca_file"),
+    (
+        r"certificate verify failed",
+        "its certificate is not from the CA in postgres.external.ca_file, or has expired: somebody else may be "
+        "answering. Ask whoever runs the server for its CA, and change the file only if that is another",
+    ),
+    (
+        r"does not match host name",
+        "name the server in postgres.external.host as its certificate does, or set postgres.external.sslmode to "
+        "verify-ca to accept any name that the CA vouches for",
+    ),
+    (
+        r"server does not support SSL",
+        "turn ssl on in the server, or set postgres.external.sslmode to disable where the network in between is safe",
+    ),
+    (
+        r"no pg_hba\.conf entry .*no encryption",
+        "the server wants TLS of this user: set postgres.external.sslmode to verify-full",
+    ),
+    (r"no pg_hba\.conf entry", "let this user in from this machine and from Realtime's, in the server's pg_hba.conf"),
+)
+"""What libpq 17 and Postgres say when an external server and a client do not agree on TLS, and what to do."""
+
+
 def _explained(message: str) -> str:
     server = _server()
+    reason = message.strip().splitlines()[-1]
+    # Only an external server's parameters say how TLS is used.
+    external = "sslmode" in connection_parameters()
+    for pattern, cure in TLS_REFUSALS if external else ():
+        if re.search(pattern, message):
+            return f"{server}: {reason.strip()}; {cure}"
+    if external and "password authentication failed" in message:
+        return (
+            f"{server} refuses the password of {connection_parameters()['user']}: set postgres.user and "
+            "postgres.password to a login that the server knows"
+        )
     if "password authentication failed" in message:
         return (
             f"{server} refuses the password of {connection_parameters()['user']}. "
             "A data volume keeps the password it was made with: set postgres.password back to that, "
             "or change both with ALTER ROLE … PASSWORD"
         )
+    if external and re.search(r"refused|timeout|could not translate|resolve", message):
+        return (
+            f"{server} does not answer ({reason.strip()}): start it, let this machine through its firewall, or correct "
+            "postgres.external.host and postgres.external.port"
+        )
     if "refused" in message or "timeout" in message:
         return f"{server} does not answer: start its container (`docker ps -a` shows it), then run `pulumi up` again"
-    return f"{server}: {message.strip().splitlines()[-1]}"
+    return f"{server}: {reason}"

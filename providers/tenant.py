@@ -336,6 +336,7 @@ class RealtimeTenant(Resource, module="index", name="RealtimeTenant"):
         poll_max_changes: int,
         publication: str,
         slot_name: str,
+        ssl_enforced: bool = False,
         server: pulumi.Input[str],
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
@@ -354,7 +355,7 @@ class RealtimeTenant(Resource, module="index", name="RealtimeTenant"):
                 "poll_max_record_bytes": 1_048_576,
                 "publication": publication,
                 "slot_name": slot_name,
-                "ssl_enforced": False,
+                "ssl_enforced": ssl_enforced,
                 "changed_secrets": [],
                 "server": server,
             },

@@ -17,7 +17,7 @@ from typing import Any
 from psycopg import sql
 
 from plan.program import Resource
-from providers import connection, migrations, roles, table_security
+from providers import auth_schema, connection, migrations, roles, table_security
 
 DYNAMIC = "pulumi-python:dynamic/index:"
 MIGRATIONS = f"{DYNAMIC}ApplicationMigrations"
@@ -27,6 +27,7 @@ NOT_IN_THE_DATABASE = (
     "docker:",
     "pulumi:providers:",
     f"{DYNAMIC}ContainerReadiness",
+    f"{DYNAMIC}ExternalServer",
     f"{DYNAMIC}NetworkAlias",
     f"{DYNAMIC}PinnedImage",
     f"{DYNAMIC}RealtimeSchema",
@@ -111,6 +112,12 @@ def _roles(inputs: Mapping[str, Any], _: Path) -> Iterator[Statement]:
     return (roles.create_role(role) for role in inputs["roles"])
 
 
+def _auth_schema(inputs: Mapping[str, Any], _: Path) -> Iterator[Statement]:
+    yield sql.SQL("CREATE SCHEMA auth")
+    yield sql.SQL("GRANT USAGE ON SCHEMA auth TO PUBLIC")
+    yield from (sql.SQL(auth_schema.definitions()[name].removesuffix(";")) for name in inputs["objects"])
+
+
 def _migrations(inputs: Mapping[str, Any], project: Path) -> Iterator[Statement]:
     """The files as they are: their SQL is the application's."""
     folder = project / inputs["folder"]
@@ -133,6 +140,7 @@ BUILDERS: dict[str, Callable[[Mapping[str, Any], Path], Iterator[Statement]]] = 
     "postgresql:index/grant:Grant": _grant,
     "postgresql:index/publication:Publication": _publication,
     f"{DYNAMIC}DatabaseRoles": _roles,
+    f"{DYNAMIC}AuthSchema": _auth_schema,
     MIGRATIONS: _migrations,
     f"{DYNAMIC}TableSecurity": _table_security,
     f"{DYNAMIC}PublicationHandover": _handover,

@@ -31,5 +31,5 @@ RealtimeDatabase(
     tables=tables,
     migrations=None,
     # What the objects are deleted with; the server that holds them is not this program's.
-    volume=docker.Volume("volume", name=stack_settings.name),
+    data=docker.Volume("volume", name=stack_settings.name),
 )

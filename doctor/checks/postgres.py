@@ -32,6 +32,8 @@ LOGIN_REFUSALS = (
 
 @check("Postgres's container runs", needs=(Need.DOCKER,), after=(containers.network,))
 def container(setup: Setup) -> Finding:
+    if setup.external_database:
+        return skipped("somebody else runs the server (postgres.external.host)")
     return containers.runs(setup, "postgres")
 
 
@@ -54,7 +56,8 @@ def reachable(setup: Setup) -> Finding:
         for pattern, cause in LOGIN_REFUSALS:
             if re.search(pattern, text):
                 return failed(cause, seen, **names)
-        return failed("postgres-unreachable", seen, setting="postgres.host_port")
+        setting = "postgres.external.host" if setup.external_database else "postgres.host_port"
+        return failed("postgres-unreachable", seen, setting=setting)
     return ok(f"{row['name']} on {server}, database {row['database']}")
 
 

@@ -219,6 +219,11 @@ class Setup(BaseModel):
             return self.engine.containers.get(self.container_name(part))
         return None
 
+    @property
+    def external_database(self) -> bool:
+        """Whether somebody else runs the stack's Postgres."""
+        return self.outputs is not None and self.outputs.database.external
+
     def container_name(self, part: str) -> str:
         """The name of a part's container; of a set-up that is not ours, the part."""
         return f"{NAMESPACE}-{self.stack}-{part}" if self.stack else part
@@ -287,10 +292,7 @@ def of_outputs(outputs: Outputs, *, stack: str | None, config: Config | None = N
         service_role_key=outputs.service_role_key,
         dsn=SecretStr(
             make_conninfo(
-                host=database.host,
-                port=database.port,
-                dbname=database.name,
-                user=database.user,
+                **database.server,
                 password=outputs.database_password.get_secret_value(),
             )
         ),

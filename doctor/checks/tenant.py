@@ -92,9 +92,13 @@ def connection(setup: Setup) -> Finding:
     if (name := _name(setup)) is None or (key := enc_key(setup)) is None or server is None:
         return skipped(_no_key(setup))
     live = _settings(setup, name)
+    if server.external is None:
+        where = (setup.container_name("postgres"), "5432")
+    else:
+        where = (server.external.container_host, str(server.external.port))
     declared = {
-        "db_host": setup.container_name("postgres"),
-        "db_port": "5432",
+        "db_host": where[0],
+        "db_port": where[1],
         "db_name": server.database,
         "db_user": server.user,
         "db_password": server.password.get_secret_value(),

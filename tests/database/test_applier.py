@@ -53,7 +53,7 @@ RealtimeDatabase(
     settings=loaded.postgres,
     tables=loaded.tables,
     migrations=loaded.migrations,
-    volume=pulumi.ComponentResource("test:index:Volume", "volume"),
+    data=pulumi.ComponentResource("test:index:Volume", "volume"),
 )
 '''
 

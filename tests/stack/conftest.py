@@ -190,7 +190,8 @@ def new_deployment(folder: Path, *, stack: str, settings: Mapping[str, Any]) -> 
             "PGOPTIONS": "-c synchronous_commit=off",
         },
     )
-    keys = ("postgres.host_port", "realtime.host_port", "gateway.port", "gateway.status_port")
+    own = () if "postgres.external.host" in settings else ("postgres.host_port",)
+    keys = (*own, "realtime.host_port", "gateway.port", "gateway.status_port")
     ports = {key: free_port() for key in keys}
     deployment.configure({**ports, "migrations": "sql/migrations", "tables": [WELLS], **settings})
     deployment.deploy("secrets")

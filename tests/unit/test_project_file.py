@@ -12,12 +12,13 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from settings import NAMESPACE, SECTIONS, JwtAlgorithm, Section, Settings, Table, load, secret_keys
+import settings
+from settings import NAMESPACE, JwtAlgorithm, Section, Settings, SslMode, Table, load, secret_keys
 
 PROJECT: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "Pulumi.yaml").read_text())
 
 MODELS: dict[str, tuple[type[Section], str]] = {
-    **{f"{section}.{name}": (model, name) for section, model in SECTIONS.items() for name in model.model_fields},
+    **{f"{section}.{key}": found for section, keys in settings.FIELDS.items() for key, found in keys.items()},
     "tables": (Settings, "tables"),
     "migrations": (Settings, "migrations"),
 }
@@ -30,6 +31,7 @@ TYPES: dict[object, str] = {
     SecretStr: "string",
     SecretStr | None: "string",
     JwtAlgorithm: "string",
+    SslMode: "string",
     Table: "object",
 }
 
