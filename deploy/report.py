@@ -71,7 +71,7 @@ def _preview(outcome: Outcome) -> Iterator[str]:
 
 
 def _resources(outcome: Outcome) -> str:
-    count = len(outcome.steps)
+    count = sum(not step.follows for step in outcome.steps) or len(outcome.steps)
     return "1 resource" if count == 1 else f"{count} resources"
 
 

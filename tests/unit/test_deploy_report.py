@@ -65,6 +65,7 @@ def test_a_container_that_is_gone_is_said_to_be() -> None:
 def test_what_only_follows_from_another_resource_is_not_called_a_change_by_hand() -> None:
     (alias,) = [row for row in rows(drift_report("prod", recorded("drift"))) if "NetworkAlias" in row[0]]
     assert alias[0] == "NetworkAlias `alias` follows from another change"
+    assert "6 resources not as declared:" in drift_report("prod", recorded("drift"))
 
 
 def test_a_drift_report_says_what_to_do_with_the_stack_s_own_name() -> None:
