@@ -45,6 +45,7 @@ LAST_BACKOFF_SECONDS = 5.0
 DOWN_EVERY_SECONDS = 1.0
 """While something is down, a row is tried at least so often, or an end would be seen late."""
 TICK_SECONDS = 0.1
+HELD_UP_SECONDS = 3 * TICK_SECONDS
 CLOCK_SET_SECONDS = 0.05
 """By so much the machine's clock has to differ to be followed."""
 MOST_ROWS = 1_000
@@ -336,7 +337,8 @@ class Watch:
                 return
 
     async def _settle(self, chosen: Chosen) -> None:
-        told = False
+        told = held_up = False
+        ticked = time.perf_counter()
         while True:
             if self._unreadable is not None and not told:
                 told = True
@@ -347,7 +349,10 @@ class Watch:
                     written, _ = self._known[number]
                     found = [*change.errors, *differences(written.expected, change.record, chosen.columns)]
                     self.tally.event(number, change.arrived, tuple(found))
-            if self.tally.tick(time.perf_counter()):
+            now = time.perf_counter()
+            # After this process itself was held up (a suspended machine), what came meanwhile is still to be read.
+            held_up, ticked = not held_up and now - ticked > HELD_UP_SECONDS, now
+            if not held_up and self.tally.tick(now):
                 self._undiagnosed = True
                 self._silent.set()
                 self._woken.set()

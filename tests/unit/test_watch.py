@@ -465,7 +465,7 @@ async def stack(*refusals: tuple[int, bytes]) -> AsyncIterator[Wells]:
         yield wells
 
 
-def options(every: float, patience: float = 0.5, length: float | None = None) -> Options:
+def options(every: float, patience: float = 1.0, length: float | None = None) -> Options:
     """Faster than a person may choose."""
     return Options.model_construct(every=every, patience=patience, seconds=length)
 
