@@ -474,6 +474,15 @@ for _row in (
         ["ALTER POLICY wells_select ON public.wells USING (true)"],
     ),
     (
+        "tenant-secret-differs",
+        "the tenant verifies with a key of somebody else",
+        [
+            "UPDATE _realtime.tenants SET jwt_jwks = "
+            """'{"keys": [{"kty": "oct", "k": "YW5vdGhlci1zZWNyZXQ", "alg": "HS256", "kid": "another"}]}'"""
+        ],
+        ["UPDATE _realtime.tenants SET jwt_jwks = NULL"],
+    ),
+    (
         "insert-policy-missing",
         "no INSERT policy",
         ["DROP POLICY wells_insert ON public.wells"],
