@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -21,6 +22,7 @@ YOUNG_SECONDS = 60
 SETTLE_SECONDS = 4.0
 """A container that restarts for ever runs for some seconds in between: it is looked at until it shows."""
 POLL_SECONDS = 0.25
+TROUBLE = re.compile(r"error|fatal|cannot|failed", re.IGNORECASE)
 PORT_SETTINGS = {"postgres": "postgres.host_port", "realtime": "realtime.host_port", "gateway": "gateway.port"}
 
 
@@ -108,8 +110,13 @@ def _exit(setup: Setup, container: Container, part: str) -> Finding:
         return failed(explained.cause, f"{seen}; its log: {explained.line}", **{**unfilled, **names, **explained.names})
     if by_hand:
         return failed("container-stopped", seen, **names)
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
-    return failed("container-exits", f"{seen}; its log ends: {last[:300]}", **names)
+    return failed("container-exits", f"{seen}; its log: {_last_words(lines)}", **names)
+
+
+def _last_words(lines: list[str]) -> str:
+    """The last line of a log that tells of an error; else the last one."""
+    newest = [" ".join(line.split())[:300] for line in reversed(lines) if line.strip()]
+    return next((line for line in newest if TROUBLE.search(line)), newest[0] if newest else "nothing")
 
 
 def _last_check(state: dict[str, Any]) -> str:

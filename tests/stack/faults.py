@@ -65,6 +65,7 @@ class Patient:
 
     deployment: Deployment
     setup: Setup
+    pool: int = 0
     away: dict[str, Container] = field(default_factory=dict)
     gateway_file: dict[str, Any] | None = None
 
@@ -77,7 +78,9 @@ class Patient:
         setup = of_outputs(
             found, stack=deployment.stack, config=config_of(values, environ=deployment.environ), reason=""
         )
-        return cls(deployment, setup)
+        patient = cls(deployment, setup)
+        patient.pool = patient.connections_of_realtime()
+        return patient
 
     @property
     def engine(self) -> docker.DockerClient:
@@ -148,7 +151,16 @@ class Patient:
 
     def restart_postgres(self) -> None:
         self.container("postgres").restart(timeout=10)
-        until(lambda: self.value("SELECT true"), "Postgres after its restart")
+        self.realtime_has_its_connections()
+
+    def connections_of_realtime(self) -> int:
+        """Those of its own, beside the tenants'."""
+        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'supabase_mt_realtime'"
+        return int(self.value(query))
+
+    def realtime_has_its_connections(self) -> None:
+        """Waits until Realtime has as many as when it came up: it opens them again one by one."""
+        until(lambda: self.connections_of_realtime() >= self.pool, "Realtime's own connections to Postgres")
 
     def healthy(self, part: str) -> None:
         """Waits until the engine calls a container healthy."""
@@ -232,6 +244,7 @@ class Patient:
             if part != but:
                 self.healthy(part)
         if but != "realtime":
+            self.realtime_has_its_connections()
             until(lambda: ask_management(self.setup, f"/{self.tenant}"), "an answer of Realtime out of its database")
 
     # Gateway
@@ -1481,7 +1494,7 @@ def postgres_is_down(patient: Patient) -> Broken:
         yield None
     finally:
         container.start()
-        until(lambda: patient.value("SELECT true"), "Postgres after its start")
+        patient.realtime_has_its_connections()
 
 
 @fault("postgres-unreachable", also=("realtime-refuses-websocket", "upstream-refused", "websocket-error"))
@@ -1492,7 +1505,7 @@ def somebody_without_docker_cannot_reach_postgres(patient: Patient) -> Broken:
         yield patient.foreign()
     finally:
         container.start()
-        until(lambda: patient.value("SELECT true"), "Postgres after its start")
+        patient.realtime_has_its_connections()
 
 
 # Any other set-up
