@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from psycopg import sql
 from deploy.archive import MAGIC, Contents, parse, selected
 from deploy.container_commands import Commands, Finished
 from deploy.errors import DeployError
+from settings import PostgresSettings
 
 SQL = Path(__file__).resolve().parent.parent / "sql" / "backup"
 CHUNK = 256 * 1024
@@ -87,6 +89,26 @@ def connected(server: Server) -> Iterator[psycopg.Connection]:
     with connection:
         connection.execute((SQL / "application_schemas.sql").read_bytes())
         yield connection
+
+
+def external_fault(stack: str, postgres: PostgresSettings) -> str:
+    """One line about a stack on an external Postgres, with the command that dumps the same there. Without a password."""
+    external = postgres.external
+    assert external is not None, "only an external Postgres is at fault"
+    where = {"sslmode": external.sslmode.value}
+    if external.ca_file is not None:
+        where["sslrootcert"] = external.ca_file
+    conninfo = psycopg.conninfo.make_conninfo(
+        host=external.host, port=external.port, user=postgres.user, dbname=postgres.database, **where
+    )
+    command = [
+        *("pg_dump", "--format=custom", "--no-publications", "--no-subscriptions"),
+        *("--exclude-schema=_realtime", "--exclude-schema=realtime", f"--file={stack}.dump", conninfo),
+    ]
+    return (
+        f"stack {stack} runs no Postgres of its own, in whose container backup and restore run; back up its external "
+        f"one by the means of whoever runs it, or with `{shlex.join(command)}`"
+    )
 
 
 def default_file(folder: Path, stack: str, now: datetime) -> Path:

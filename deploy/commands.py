@@ -369,10 +369,7 @@ def database_server(prepared: Prepared, client: docker.DockerClient) -> backup.S
         raise DeployError(rotation.unfinished(wanted.rotation, wanted.stack))
     postgres = wanted.postgres
     if postgres.external is not None:
-        raise DeployError(
-            f"stack {engine.stack} runs no Postgres of its own, in whose container pg_dump and pg_restore would run; "
-            f"back up and restore {postgres.external.host} by the means of whoever runs it"
-        )
+        raise DeployError(backup.external_fault(engine.stack, postgres))
     exported = engine.export()
     if fault := recovery.postgres_fault(client, engine.stack, exported):
         raise DeployError(fault)
