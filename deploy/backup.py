@@ -92,7 +92,7 @@ def connected(server: Server) -> Iterator[psycopg.Connection]:
 
 
 def external_fault(stack: str, postgres: PostgresSettings) -> str:
-    """One line about a stack on an external Postgres, with the command that dumps the same there. Without a password."""
+    """One line about a stack on an external Postgres, with the command that dumps it. Without a password."""
     external = postgres.external
     assert external is not None, "only an external Postgres is at fault"
     where = {"sslmode": external.sslmode.value}
