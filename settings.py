@@ -28,7 +28,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from components.realtime_versions import OLDEST, Version, environment_fault, image_version
+from realtime_versions import OLDEST, Version, environment_fault, image_version
 
 NAMESPACE = "supabase-realtime"
 DEVELOPMENT_STACK = "dev"

@@ -24,7 +24,7 @@ from settings import NAMESPACE, Settings, load, secret_keys
 PROJECT = Path(__file__).resolve().parent.parent
 PROGRAMS = PROJECT / "bench" / "programs"
 PACKAGES = ("bench", "components", "providers", "sql")
-MODULES = ("settings.py", "tokens.py")
+MODULES = ("realtime_versions.py", "settings.py", "tokens.py")
 STACK_LABEL = "com.pulumi.stack"
 EMPTY = "bench"
 """Name of the projects that are compared with."""

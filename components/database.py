@@ -30,7 +30,8 @@ class RealtimeDatabase(pulumi.ComponentResource):
     ``_realtime`` and ``realtime``; ApplicationMigrations, if there are any; TableSecurity per table; postgresql.Grant
     per role and schema, and per role and set of table privileges; PublicationHandover and postgresql.Publication.
 
-    Everything is deleted with ``data``, without a statement in a database that goes as well, or that stays as it is.
+    The first statement waits for ``server``. Everything is deleted with ``data``, without a statement in a database
+    that goes as well, or that stays as it is.
     """
 
     schemas: list[postgresql.Schema]
@@ -44,6 +45,7 @@ class RealtimeDatabase(pulumi.ComponentResource):
         settings: PostgresSettings,
         tables: Sequence[Table],
         migrations: str | None,
+        server: pulumi.Resource,
         data: pulumi.Resource,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
@@ -68,7 +70,7 @@ class RealtimeDatabase(pulumi.ComponentResource):
         def after(opts: pulumi.ResourceOptions, *resources: pulumi.Resource) -> pulumi.ResourceOptions:
             return pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=list(resources)))
 
-        roles = DatabaseRoles("roles", roles=[str(role) for role in REQUIRED_ROLES], opts=own)
+        roles = DatabaseRoles("roles", roles=[str(role) for role in REQUIRED_ROLES], opts=after(own, server))
         made: list[pulumi.Resource] = [roles]
         if settings.external is not None:
             made.append(AuthSchema("auth", opts=after(own, roles)))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from components.realtime_versions import tls_fault
+from realtime_versions import tls_fault
 from settings import NAMESPACE, ExternalPostgres, Settings, SslMode
 
 CA_BYTES = 100_000

@@ -121,8 +121,8 @@ def published_ports(settings: GatewaySettings) -> list[docker.ContainerPortArgs]
 class Gateway(pulumi.ComponentResource):
     """The address that clients are given: a key check, CORS, the routes to Realtime, and no management path.
 
-    Resources: PinnedImage; docker.Container ``<name>``; another kong.yml replaces it, since Kong keeps the old one
-    silently when a reloaded file is broken.
+    Resources: PinnedImage; docker.Container ``<name>``, after ``realtime``; another kong.yml replaces it, since Kong
+    keeps the old one silently when a reloaded file is broken. ContainerReadiness.
     """
 
     container: docker.Container
@@ -134,6 +134,7 @@ class Gateway(pulumi.ComponentResource):
         settings: GatewaySettings,
         upstream: str,
         keys: dict[ApiRole, str],
+        realtime: pulumi.Resource,
         stack: str,
         network: StackNetwork,
         opts: pulumi.ResourceOptions | None = None,
@@ -156,7 +157,10 @@ class Gateway(pulumi.ComponentResource):
             destroy_grace_seconds=10,
             **container_defaults(stack, image=settings.image, memory=settings.memory),
             opts=pulumi.ResourceOptions(
-                parent=self, delete_before_replace=True, replace_on_changes=["healthcheck", "uploads"]
+                parent=self,
+                depends_on=[realtime],
+                delete_before_replace=True,
+                replace_on_changes=["healthcheck", "uploads"],
             ),
         )
         ContainerReadiness(

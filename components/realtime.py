@@ -11,12 +11,12 @@ import pulumi_docker as docker
 from components.database import PUBLICATION, RealtimeDatabase
 from components.external_postgres import DatabaseAddress
 from components.network import LOOPBACK, StackNetwork, container_defaults, health_check
-from components.realtime_versions import version_environment
 from providers.container_readiness import ContainerReadiness
 from providers.image import PinnedImage
 from providers.network_alias import NetworkAlias
 from providers.realtime_schema import RealtimeSchema
 from providers.tenant import LIMITS, RealtimeTenant
+from realtime_versions import version_environment
 from settings import HOST_GATEWAY, JwtSettings, PostgresSettings, RealtimeSettings
 from tokens import public_keys, tenant_secret
 

@@ -13,9 +13,9 @@ from components.gateway import Gateway
 from components.network import LOOPBACK, StackNetwork
 from components.postgres import PostgresServer
 from components.realtime import SLOT, RealtimeServer
-from components.realtime_versions import replication_slots
 from providers.connection import server_parameters
 from providers.external_server import ExternalServer
+from realtime_versions import replication_slots
 from settings import (
     EXPIRY_WARNING_DAYS,
     SUBSCRIBING_ROLES,
@@ -44,19 +44,15 @@ class RealtimeStack(pulumi.ComponentResource):
         super().__init__("supabase-realtime:index:RealtimeStack", name, None, opts)
         postgres, realtime = settings.postgres, settings.realtime
 
-        def child(*after: pulumi.Resource) -> pulumi.ResourceOptions:
-            return pulumi.ResourceOptions(parent=self, depends_on=list(after))
-
+        # No component waits for another: its resources do, each for what it needs, so that images are pulled and
+        # plugins start while others work.
+        child = pulumi.ResourceOptions(parent=self)
         data: pulumi.Resource
         ready: pulumi.Resource
         if postgres.external is None:
-            network = StackNetwork(settings.name, stack=settings.stack, opts=child())
+            network = StackNetwork(settings.name, stack=settings.stack, opts=child)
             ready = server = PostgresServer(
-                f"{settings.name}-postgres",
-                settings=postgres,
-                stack=settings.stack,
-                network=network,
-                opts=child(network),
+                f"{settings.name}-postgres", settings=postgres, stack=settings.stack, network=network, opts=child
             )
             address, data = server.address, server.volume
         else:
@@ -68,17 +64,20 @@ class RealtimeStack(pulumi.ComponentResource):
                 slot=SLOT,
                 publication=PUBLICATION,
                 tables=settings.published,
-                opts=child(),
+                opts=child,
             )
             address = external_address(postgres.external)
-            network = StackNetwork(settings.name, stack=settings.stack, opts=child(ready))
+            # But of a server that somebody else runs all is known to be well before anything is made.
+            child = pulumi.ResourceOptions(parent=self, depends_on=[ready])
+            network = StackNetwork(settings.name, stack=settings.stack, opts=child)
         database = RealtimeDatabase(
             f"{settings.name}-database",
             settings=postgres,
             tables=settings.tables,
             migrations=settings.migrations,
+            server=ready,
             data=data,
-            opts=child(ready),
+            opts=child,
         )
         realtime_server = RealtimeServer(
             f"{settings.name}-realtime",
@@ -90,16 +89,17 @@ class RealtimeStack(pulumi.ComponentResource):
             data=data,
             stack=settings.stack,
             network=network,
-            opts=child(ready),
+            opts=child,
         )
         Gateway(
             f"{settings.name}-gateway",
             settings=settings.gateway,
             upstream=realtime.tenant,
             keys={role: api_key(settings.jwt, role) for role in (ApiRole.ANON, ApiRole.SERVICE_ROLE)},
+            realtime=realtime_server,
             stack=settings.stack,
             network=network,
-            opts=child(realtime_server),
+            opts=child,
         )
         warn_of_expiry(settings.jwt.expires_at, datetime.now(UTC))
         self.outputs = stack_outputs(settings)

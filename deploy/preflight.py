@@ -79,8 +79,8 @@ def external_faults(settings: Settings, exported: Mapping[str, Any]) -> list[str
     from components.database import PUBLICATION  # noqa: PLC0415
     from components.external_postgres import external_faults  # noqa: PLC0415
     from components.realtime import SLOT  # noqa: PLC0415
-    from components.realtime_versions import replication_slots  # noqa: PLC0415
     from providers.external_server import message, readiness_faults  # noqa: PLC0415
+    from realtime_versions import replication_slots  # noqa: PLC0415
 
     if faults := external_faults(settings):
         return faults

@@ -16,12 +16,12 @@ from docker.errors import NotFound
 from psycopg import sql
 from pydantic import SecretStr
 
-from components.realtime_versions import Version
 from deploy import generated, state
 from deploy.engine import Engine
 from deploy.errors import DeployError
 from deploy.recovery import HEALTHY_SECONDS, POLL_SECONDS, say
 from providers.connection import conninfo
+from realtime_versions import Version
 from settings import PRIVATE_KEY, ROTATION, ApiRole, PendingRotation, PostgresSettings, Settings
 from tokens import api_key, bearer_token
 

@@ -7,8 +7,8 @@ from typing import Any
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, UpdateResult
 
-from components.realtime_versions import POINTS_OF_NO_RETURN, Version
 from providers.connection import Cursor, DatabaseError, DatabaseProvider, transaction
+from realtime_versions import POINTS_OF_NO_RETURN, Version
 
 
 def downgrade_fault(cursor: Cursor, version: Version) -> str | None:

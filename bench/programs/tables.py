@@ -25,11 +25,13 @@ tables = [
     Table.model_validate({"table": f"public.table_{number:03}", "read": SUBSCRIBING_ROLES, "write": SUBSCRIBING_ROLES})
     for number in range(pulumi.Config("bench").require_int("tables"))
 ]
+# What the objects wait for and are deleted with; the server that holds them is not this program's.
+volume = docker.Volume("volume", name=stack_settings.name)
 RealtimeDatabase(
     stack_settings.name,
     settings=stack_settings.postgres,
     tables=tables,
     migrations=None,
-    # What the objects are deleted with; the server that holds them is not this program's.
-    data=docker.Volume("volume", name=stack_settings.name),
+    server=volume,
+    data=volume,
 )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from components.realtime_versions import Version, image_version
 from doctor.checks import postgres
 from doctor.checks.finding import Finding, check, failed, ok, warning
 from doctor.checks.setup import Need, Setup, image_name
+from realtime_versions import Version, image_version
 
 ROLES = ("postgres", "anon", "authenticated", "service_role")
 PEOPLE = ("anon", "authenticated")

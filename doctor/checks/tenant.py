@@ -11,12 +11,12 @@ from typing import Any
 import httpx
 import jwt
 
-from components.realtime_versions import Version, image_version
 from doctor.checks import database, postgres, realtime
 from doctor.checks.finding import Finding, check, failed, ok, skipped, warning
 from doctor.checks.setup import Need, Setup, image_name
 from doctor.silence import PUBLICATION
 from providers.tenant import ENCRYPTED, EXTENSION, LIMITS, decrypt
+from realtime_versions import Version, image_version
 from tokens import public_keys, tenant_secret
 
 SUSPEND_HONOURED = Version(2, 34, 32)

@@ -48,12 +48,14 @@ from components.database import RealtimeDatabase
 loaded = settings.load(
     {**config.get_config_env(), **config.CONFIG.get()}, stack=pulumi.get_stack(), environ=os.environ
 )
+volume = pulumi.ComponentResource("test:index:Volume", "volume")
 RealtimeDatabase(
     "database",
     settings=loaded.postgres,
     tables=loaded.tables,
     migrations=loaded.migrations,
-    data=pulumi.ComponentResource("test:index:Volume", "volume"),
+    server=volume,
+    data=volume,
 )
 '''
 
@@ -190,7 +192,7 @@ def up_on(conninfo: str, stack: str, folder: Path) -> None:
     where: dict[str, Any] = psycopg.conninfo.conninfo_to_dict(conninfo)
     for source in ("components", "providers", "sql"):
         shutil.copytree(PROJECT / source, folder / source, ignore=shutil.ignore_patterns("__pycache__"))
-    for source in ("settings.py", "tokens.py", "Pulumi.yaml"):
+    for source in ("realtime_versions.py", "settings.py", "tokens.py", "Pulumi.yaml"):
         shutil.copy(PROJECT / source, folder / source)
     (folder / "__main__.py").write_text(DATABASE_ONLY)
     (folder / ".venv").symlink_to(Path(sys.prefix), target_is_directory=True)

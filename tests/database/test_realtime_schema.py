@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from components.realtime_versions import Version
 from providers.connection import DatabaseError
 from providers.realtime_schema import RealtimeSchemaProvider
+from realtime_versions import Version
 from tests.database.conftest import Connection
 
 FIRST, ACTION_FILTER, SELECTED_COLUMNS = 20211116024918, 20251120212548, 20260527120000

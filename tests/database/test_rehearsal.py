@@ -422,7 +422,7 @@ def project(tmp_path: Path) -> Path:
     """A copy of the project, with a stack of the test's own."""
     for source in ("components", "doctor", "plan", "providers", "rehearsal", "sql"):
         shutil.copytree(PROJECT / source, tmp_path / source, ignore=shutil.ignore_patterns("__pycache__"))
-    for source in ("__main__.py", "settings.py", "tokens.py", "Pulumi.yaml", "Pulumi.dev.yaml"):
+    for source in ("__main__.py", "realtime_versions.py", "settings.py", "tokens.py", "Pulumi.yaml", "Pulumi.dev.yaml"):
         shutil.copy(PROJECT / source, tmp_path / source)
     (tmp_path / "tests").mkdir()
     shutil.copy(PROJECT / "tests" / "access.yaml", tmp_path / "tests")

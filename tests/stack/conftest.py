@@ -171,7 +171,7 @@ def new_deployment(folder: Path, *, stack: str, settings: Mapping[str, Any]) -> 
     folder.mkdir(parents=True, exist_ok=True)
     for source in SOURCES:
         shutil.copytree(PROJECT / source, folder / source, ignore=shutil.ignore_patterns("__pycache__"))
-    for source in ("__main__.py", "settings.py", "tokens.py", "Pulumi.yaml"):
+    for source in ("__main__.py", "realtime_versions.py", "settings.py", "tokens.py", "Pulumi.yaml"):
         shutil.copy(PROJECT / source, folder / source)
     (folder / ".venv").symlink_to(Path(sys.prefix), target_is_directory=True)
     state = folder / ".pulumi" / "state"

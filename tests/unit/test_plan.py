@@ -35,7 +35,7 @@ def project(tmp_path: Path) -> Path:
     """A copy of the project, for stacks of the test's own."""
     for source in SOURCES:
         shutil.copytree(PROJECT / source, tmp_path / source, ignore=shutil.ignore_patterns("__pycache__"))
-    for source in ("__main__.py", "settings.py", "tokens.py", "Pulumi.yaml"):
+    for source in ("__main__.py", "realtime_versions.py", "settings.py", "tokens.py", "Pulumi.yaml"):
         shutil.copy(PROJECT / source, tmp_path / source)
     return tmp_path
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 import settings
-from components.realtime_versions import (
+from deploy.generated import generate
+from realtime_versions import (
     ENVIRONMENT_SINCE,
     OLDEST,
     POINTS_OF_NO_RETURN,
@@ -15,7 +16,6 @@ from components.realtime_versions import (
     Version,
     image_version,
 )
-from deploy.generated import generate
 from settings import NAMESPACE, RealtimeSettings, SettingsError
 
 DIGEST = "@sha256:" + "0" * 64
