@@ -29,7 +29,7 @@ from components.realtime import SLOT, realtime_environment
 from doctor.subscription import Target, subscribed
 from providers.tenant import LIMITS, tenant_document
 from settings import ApiRole, Settings
-from tokens import api_key, bearer_token
+from tokens import api_key, bearer_token, public_keys, tenant_secret
 
 ROUNDS = 5
 BOUND = 1.5
@@ -156,7 +156,8 @@ def write_script_files(folder: Path, settings: Settings) -> None:
     tenant = tenant_document(
         {
             "external_id": realtime.tenant,
-            "jwt_secret": settings.jwt.secret.get_secret_value(),
+            "jwt_secret": tenant_secret(settings.jwt),
+            "jwt_jwks": public_keys(settings.jwt),
             **{limit: getattr(realtime, limit) for limit in LIMITS},
             "db_host": address,
             "db_port": POSTGRES_PORT,

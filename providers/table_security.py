@@ -191,13 +191,20 @@ def _present(policy: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in policy.items() if value is not None}
 
 
-def _canonical(policies: Sequence[Mapping[str, Any]], names: set[str]) -> dict[str, Any]:
-    """The expressions as the catalog stores them, by the policy's name."""
-    return {
-        policy["name"]: _present({key: policy[key] for key in EXPRESSIONS})
-        for policy in policies
-        if policy["name"] in names
+def _canonical(declared: Sequence[Mapping[str, Any]], made: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The expressions that the catalog stores otherwise than declared, by the policy's name."""
+    by_name = {policy["name"]: policy for policy in made}
+    rewritten = {
+        policy["name"]: _present(
+            {
+                key: by_name[policy["name"]][key]
+                for key in EXPRESSIONS
+                if by_name[policy["name"]][key] != policy.get(key)
+            }
+        )
+        for policy in declared
     }
+    return {name: expressions for name, expressions in rewritten.items() if expressions}
 
 
 def _observed(props: Mapping[str, Any], live: LiveTable) -> dict[str, Any]:
@@ -205,14 +212,15 @@ def _observed(props: Mapping[str, Any], live: LiveTable) -> dict[str, Any]:
 
     Starts from what the last change wrote, since ``policies`` itself may hold what an earlier refresh saw.
     """
+    written = props.get("written", props["policies"])
     policies: list[dict[str, Any]] = []
     by_name = {policy["name"]: policy for policy in live.policies}
-    declared_names = [policy["name"] for policy in props["written"]]
-    for declared in props["written"]:
+    declared_names = [policy["name"] for policy in written]
+    for declared in written:
         found = by_name.get(declared["name"])
         if found is None:
             continue
-        canonical = props["canonical"][declared["name"]]
+        canonical = {**declared, **props["canonical"].get(declared["name"], {})}
         # The catalog keeps roles as a set.
         roles = declared["roles"] if sorted(declared["roles"]) == sorted(found["roles"]) else found["roles"]
         expressions = {k: declared.get(k) if found[k] == canonical.get(k) else found[k] for k in EXPRESSIONS}
@@ -251,9 +259,7 @@ def _apply(props: Mapping[str, Any]) -> dict[str, Any]:
                 ) from None
         made = read_table(cursor, schema, table)
         assert made is not None
-    names = {policy["name"] for policy in props["policies"]}
-    declared = {key: props[key] for key in DECLARED}
-    return {**declared, "written": props["policies"], "canonical": _canonical(made.policies, names)}
+    return {**{key: props[key] for key in DECLARED}, "canonical": _canonical(props["policies"], made.policies)}
 
 
 class TableSecurityProvider(DatabaseProvider):
@@ -266,7 +272,10 @@ class TableSecurityProvider(DatabaseProvider):
         if live is None:
             return ReadResult(id_="", outs={})
         observed = _observed(props, live)
-        kept = {key: props[key] for key in ("written", "canonical")}
+        written = props.get("written", props["policies"])
+        # Kept apart only while it differs: the engine writes the whole state at every step, and policies are most of
+        # it.
+        kept = {"canonical": props["canonical"]} | ({} if observed["policies"] == written else {"written": written})
         return ReadResult(id_=id_, outs={**observed, **kept}, inputs=observed)
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:

@@ -529,11 +529,12 @@ def test_a_database_that_is_gone_is_an_outage_and_its_rows_are_not_written() -> 
 def test_a_connection_that_breaks_is_replaced_and_what_is_written_meanwhile_is_missed() -> None:
     async def run() -> Summary:
         async with stack() as wells:
+            broken: list[ServerConnection] = []
 
             def breaks(watch: Watch) -> bool:
-                if watch.summary().received >= 10 and watch.summary().subscriptions == 1 and wells.sockets:
-                    (socket, _) = wells.sockets.pop()
-                    socket.transport.abort()
+                if watch.summary().received >= 10 and not broken:
+                    broken.append(wells.sockets.pop()[0])
+                    broken[0].transport.abort()
                 return watch.summary().received >= 40
 
             return await watched(wells, Told(), until=breaks)
