@@ -652,7 +652,7 @@ def test_a_second_stop_waits_for_no_event() -> None:
             wells.withheld = lambda number: number > 3
             watch = Watch(wells.outputs, options(0.02, patience=30), rows=wells)
             running = asyncio.ensure_future(watch.run())
-            while watch.summary().awaited < 5:
+            while watch.summary().received < 3 or watch.summary().awaited < 5:
                 await asyncio.sleep(0.02)
             watch.stop()
             watch.stop()
