@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,6 +21,7 @@ import psutil
 import pytest
 from PIL import Image
 from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConnectionClosed
 
 from doctor.catalog import Column, Kind, Table, Type
 from doctor.failures import Cause, Failure, ProbeFailedError, refused, unavailable, unreachable
@@ -430,12 +431,15 @@ class Wells(Rows):
         number = self.written
         self.there.add(number)
         self.most = max(self.most, len(self.there))
-        if self.unreadable:
-            for socket, topic in self.sockets:
+        with suppress(ConnectionClosed):  # nobody is there to be told
+            await self._send(number)
+
+    async def _send(self, number: int) -> None:
+        for socket, topic in self.sockets:
+            if self.unreadable:
                 errors = ["Error 401: Unauthorized"]
                 await insert_event(socket, topic, record={}, columns=[], errors=errors, commit_timestamp=None)
-        elif not self.withheld(number):
-            for socket, topic in self.sockets:
+            elif not self.withheld(number):
                 for _ in range(2 if self.repeated(number) else 1):
                     await insert_event(socket, topic, record={"id": number})
 
