@@ -266,7 +266,9 @@ class Watch:
     async def _wait(self, seconds: float) -> None:
         """Waits, until something is to be done."""
         try:
-            await asyncio.wait_for(self._woken.wait(), seconds)
+            # Not wait_for: Python 3.11's swallows a cancellation that comes together with what it waits for.
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
         except TimeoutError:
             return
 
