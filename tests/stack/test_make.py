@@ -222,7 +222,7 @@ def test_a_removed_postgres_is_drift_and_is_made_again_with_its_rows(standing: D
     assert drifted.returncode == 7
     assert drifted.stderr.startswith(f"container {standing.container_name('postgres')} is declared and gone")
     repaired = standing.up()
-    assert changed_resources(repaired.stdout) == ["postgres"]
+    assert changed_resources(repaired.stdout) == ["postgres", "postgres-ready"]
     assert standing.drift().returncode == 0
     with standing.database() as connection:
         assert connection.execute("SELECT count(*) FROM public.wells WHERE name = 'survivor'").fetchone() == (1,)

@@ -46,11 +46,12 @@ def exporter(live: Deployment) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def config(live: Deployment, exporter: str) -> dict[str, Any]:
-    """What `make scrape-config` prints."""
+def config(live: Deployment, exporter: str) -> Iterator[dict[str, Any]]:
+    """What `make scrape-config` prints. The token that it wrote for Prometheus goes with it."""
     printed = live.deploy("scrape-config", "--exporter", exporter).stdout
     document: dict[str, Any] = yaml.safe_load(printed)
-    return document
+    yield document
+    (live.folder / "observability" / f"{live.stack}-metrics.token").unlink()
 
 
 def scraped(job: dict[str, Any]) -> str:

@@ -277,8 +277,9 @@ def own_images() -> Iterator[str]:
     repository = unique_stack("supabase-realtime-test")
     yield repository
     engine = docker.from_env()
-    for name in (tag for made in engine.images.list(repository) for tag in made.tags):
-        engine.images.remove(name)
+    tags = [tag for made in engine.images.list(repository) for tag in made.tags]
+    for own in (tag for tag in tags if tag.startswith(f"{repository}:")):
+        engine.images.remove(own)
 
 
 def assert_refused(deployment: Deployment, *words: str) -> None:
