@@ -26,8 +26,8 @@ def attributes(identity: str, *digests: str) -> dict[str, Any]:
         (f"supabase/realtime@{B}", [f"supabase/realtime@{B}"], f"supabase/realtime@{B}"),
         (f"supabase/realtime:v2.32.12@{B}", [f"supabase/realtime@{B}"], f"supabase/realtime:v2.32.12@{B}"),
         # Of an image that was built here, or pulled under another name, nothing but the id is for ever.
-        ("local/realtime:v2.32.12", [], A),
-        ("local/realtime:v2.32.12", [f"supabase/realtime@{B}"], A),
+        ("built-here/realtime:v2.32.12", [], A),
+        ("built-here/realtime:v2.32.12", [f"supabase/realtime@{B}"], A),
     ],
 )
 def test_an_image_is_pinned_by_its_digest_and_a_local_one_by_its_id(
