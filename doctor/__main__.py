@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import signal
 import sys
 from collections.abc import Sequence
 
-from doctor import examine, load_command, metrics, outputs, probe, watch
+from doctor import examine, interruption, load_command, metrics, outputs, probe, watch
 from settings import DEVELOPMENT_STACK
 
 FAILED = 1
-INTERRUPTED = 130
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -39,6 +36,7 @@ def arguments() -> argparse.ArgumentParser:
         help="seconds to wait for the subscription; each event has a third of it (default: %(default)g)",
     )
     probing.add_argument("--json", action="store_true", help="print the result as JSON")
+    probing.set_defaults(run=_probe)
     examine.add_arguments(commands)
     metrics.add_arguments(commands)
     watch.add_arguments(commands)
@@ -52,19 +50,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
         words.insert(0, "examine")
     given = arguments().parse_args(words)
-    if given.command != "probe":
+    try:
         status: int = given.run(given)
-        return status
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)  # what could not be removed was said already
+        return interruption.INTERRUPTED
+    return status
+
+
+def _probe(given: argparse.Namespace) -> int:
     try:
         found = outputs.read_file(given.outputs) if given.outputs else outputs.read_stack(given.stack)
     except outputs.OutputsError as unreadable:
         print(unreadable, file=sys.stderr)
         return FAILED
-    try:
-        result = asyncio.run(_until_terminated(found, given.count, given.timeout))
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+    result = interruption.run(probe.probe(found, count=given.count, timeout=given.timeout))
     if given.json:
         print(result.model_dump_json(indent=2))
     else:
@@ -91,14 +91,6 @@ def report(result: probe.ProbeResult) -> list[str]:
     if result.percentiles_ms:
         summary += ": " + ", ".join(f"{name} {value:.0f}" for name, value in result.percentiles_ms.items()) + " ms"
     return [*lines, summary]
-
-
-async def _until_terminated(found: outputs.Outputs, count: int, timeout: float) -> probe.ProbeResult:
-    """The probe, which SIGTERM ends as Ctrl-C does: with its row removed."""
-    task = asyncio.current_task()
-    assert task is not None, "a coroutine under asyncio.run has a task"
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await probe.probe(found, count=count, timeout=timeout)
 
 
 def _count(text: str) -> int:

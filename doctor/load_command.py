@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
-import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from doctor import load_report, outputs
+from doctor import interruption, load_report, outputs
 from doctor.checks.setup import Setup, of_outputs, read_config
 from doctor.examine import COULD_NOT_LOOK, NO_CONFIG
 from doctor.load import load
 from doctor.load_limits import CannotLoadError
-from doctor.load_result import LoadResult
 from settings import DEVELOPMENT_STACK
-
-INTERRUPTED = 130
 
 
 def add_arguments(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -62,13 +57,21 @@ def run(given: argparse.Namespace) -> int:
         return COULD_NOT_LOOK
     try:
         with _setup(given) as setup:
-            result = asyncio.run(_until_terminated(setup, given))
+            result = interruption.run(
+                load(
+                    setup,
+                    clients=given.clients,
+                    rate=given.rate,
+                    seconds=given.seconds,
+                    direct=given.direct,
+                    reconnect=given.reconnect,
+                    allow_remote=given.allow_remote,
+                    progress=lambda line: print(line, file=sys.stderr, flush=True),
+                )
+            )
     except (outputs.OutputsError, CannotLoadError) as impossible:
         print(impossible, file=sys.stderr)
         return COULD_NOT_LOOK
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        print("interrupted", file=sys.stderr)  # what could not be removed was said already
-        return INTERRUPTED
     if given.json:
         print(result.model_dump_json(indent=2))
     else:
@@ -88,20 +91,3 @@ def _setup(given: argparse.Namespace) -> Setup:
         found = outputs.read_stack(stack)
     sections, reason = config.result()
     return of_outputs(found, stack=stack, config=sections, reason=reason)
-
-
-async def _until_terminated(setup: Setup, given: argparse.Namespace) -> LoadResult:
-    """The load test, which SIGTERM ends as Ctrl-C does: with its rows removed."""
-    task = asyncio.current_task()
-    assert task is not None, "a coroutine under asyncio.run has a task"
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await load(
-        setup,
-        clients=given.clients,
-        rate=given.rate,
-        seconds=given.seconds,
-        direct=given.direct,
-        reconnect=given.reconnect,
-        allow_remote=given.allow_remote,
-        progress=lambda line: print(line, file=sys.stderr, flush=True),
-    )

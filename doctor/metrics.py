@@ -71,15 +71,27 @@ class DatabaseFigures(Collector):
     def collect(self) -> Iterator[Metric]:
         """Everything that a scrape answers."""
         with self._one_scrape:
-            try:
-                figures = self._read()
-            except psycopg.Error:
-                # Prometheus asks again; what is wrong with the server, the doctor says.
-                self.setup.close()
-                figures = []
+            figures = self._answered()
         up = "Whether the database answers."
         yield GaugeMetricFamily(f"{PREFIX}_database_up", up, value=float(bool(figures)))
         yield from figures
+
+    def _answered(self) -> list[Metric]:
+        """The figures; none without an answer, of which the doctor says what is wrong.
+
+        The session of the last scrape may have ended since, for instance by ``idle_session_timeout`` or in a restart,
+        of a server that answers: then a new one is asked.
+        """
+        kept = "connection" in self.setup.__dict__
+        try:
+            return self._read()
+        except psycopg.Error:
+            self.setup.close()
+        try:
+            return self._read() if kept else []
+        except psycopg.Error:
+            self.setup.close()
+            return []
 
     def _read(self) -> list[Metric]:
         return [

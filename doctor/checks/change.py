@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-
+from doctor import interruption
 from doctor.checks import gateway, postgres, tables
 from doctor.checks.finding import Finding, check, failed, ok, skipped
 from doctor.checks.setup import Setup
@@ -18,7 +17,7 @@ def arrives(setup: Setup) -> Finding:
     """The only check that writes: rows that it removes again."""
     if setup.outputs is None:
         return skipped("the probe needs the outputs of a stack: its tables and both keys")
-    result = asyncio.run(probe(setup.outputs, count=COUNT, timeout=SECONDS))
+    result = interruption.run(probe(setup.outputs, count=COUNT, timeout=SECONDS))
     if result.failures:
         failure = result.failures[0]
         seen = f"{failure.cause}: waited for {failure.waited_for}; got {failure.seen}"

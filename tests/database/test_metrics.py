@@ -14,6 +14,7 @@ import httpx
 import psycopg
 import pytest
 from prometheus_client import CollectorRegistry
+from psycopg import sql
 from pydantic import SecretStr
 
 from doctor.__main__ import main
@@ -79,19 +80,34 @@ def test_the_oldest_transaction_that_has_written_is_aged(database: str, registry
         assert (registry.get_sample_value(name) or 0) > 0
 
 
-def test_a_server_that_is_down_is_said_and_one_that_is_back_is_read_again(
+def test_a_server_that_ended_the_exporters_session_and_answers_is_up(
+    database: str, superuser: Connection, registry: CollectorRegistry
+) -> None:
+    """As after a restart of Postgres, or of each scrape with an idle_session_timeout below their interval."""
+    up = "supabase_realtime_database_up"
+    name = psycopg.conninfo.conninfo_to_dict(database)["dbname"]
+    assert registry.get_sample_value(up) == 1
+    ended = superuser.execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+        "WHERE datname = %s AND application_name = 'doctor'",
+        [name],
+    ).fetchall()
+    assert ended == [(True,)]
+    assert registry.get_sample_value(up) == 1
+
+
+def test_a_server_that_is_down_is_said_and_no_old_figure_is_shown(
     database: str, superuser: Connection, registry: CollectorRegistry
 ) -> None:
     up = "supabase_realtime_database_up"
+    name = sql.Identifier(str(psycopg.conninfo.conninfo_to_dict(database)["dbname"]))
     assert registry.get_sample_value(up) == 1
-    name = psycopg.conninfo.conninfo_to_dict(database)["dbname"]
-    superuser.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+    superuser.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(name))
+    superuser.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'doctor'")
+    assert [family.name for family in registry.collect()] == [up]
     assert registry.get_sample_value(up) == 0
+    superuser.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(name))
     assert registry.get_sample_value(up) == 1
-    down = CollectorRegistry()
-    down.register(DatabaseFigures(Setup(dsn=SecretStr("host=127.0.0.1 port=9 dbname=nowhere"))))
-    assert down.get_sample_value(up) == 0
-    assert [family.name for family in down.collect()] == [up]
 
 
 def test_every_figure_of_postgres_on_the_dashboard_is_exported(admin: Connection, registry: CollectorRegistry) -> None:
