@@ -37,6 +37,27 @@ DECLARED = (
     "undeclared_privileges",
 )
 """The inputs that are compared; ``privileges`` is what may stay, ``undeclared_privileges`` what was found beyond."""
+MISSING = "missing_privileges"
+"""Of the state, by role: what a refresh found to lack. There only while something does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnedSequence:
+    """The sequence of a serial or identity column."""
+
+    schema: str
+    name: str
+    serial: bool
+    """An INSERT draws its number with the role's own privilege; that of an identity column needs none."""
+    privileges: Mapping[str, Sequence[str]]
+    """By grantee, the API roles and PUBLIC."""
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        return sql.Identifier(self.schema, self.name)
+
+    def __str__(self) -> str:
+        return f"SEQUENCE {self.schema}.{self.name}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +70,7 @@ class LiveTable:
     policies: Sequence[Mapping[str, Any]]
     privileges: Mapping[str, Sequence[str]]
     """By grantee, the API roles and PUBLIC: privileges on the table, and on columns as ``SELECT (column)``."""
-    owned_sequences: Sequence[tuple[str, str]]
+    sequences: Sequence[OwnedSequence]
 
 
 FACTS = """
@@ -78,15 +99,28 @@ SELECT c.relrowsecurity AS row_security, c.relforcerowsecurity AS force, c.relre
     ) held
   ) AS privileges,
   (
-    SELECT coalesce(json_agg(ARRAY[n.nspname, s.relname] ORDER BY n.nspname, s.relname), '[]')
-    FROM pg_depend d JOIN pg_class s ON s.oid = d.objid JOIN pg_namespace n ON n.oid = s.relnamespace
-    WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype = 'a'
-      AND s.relkind = 'S' AND d.refobjid = c.oid
-  ) AS owned_sequences
+    SELECT coalesce(json_agg(sequence ORDER BY sequence.schema, sequence.name), '[]')
+    FROM (
+        SELECT n.nspname AS schema, s.relname AS name, d.deptype = 'a' AS serial,
+               (
+                   SELECT coalesce(json_agg(ARRAY[held.grantee, held.privilege]
+                                            ORDER BY held.grantee, held.privilege), '[]')
+                   FROM (
+                       SELECT CASE acl.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(acl.grantee) END AS grantee,
+                              acl.privilege_type AS privilege
+                       FROM aclexplode(s.relacl) acl
+                   ) held
+               ) AS privileges
+        FROM pg_depend d JOIN pg_class s ON s.oid = d.objid JOIN pg_namespace n ON n.oid = s.relnamespace
+        WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
+          AND s.relkind = 'S' AND d.refobjid = c.oid
+    ) sequence
+  ) AS sequences
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p')
 """
-"""One statement: a stack may have hundreds of tables to look at."""
+"""One statement: a stack may have hundreds of tables to look at. A serial column's sequence depends on it as ``a``,
+an identity column's as ``i`` (https://www.postgresql.org/docs/15/catalog-pg-depend.html)."""
 
 
 def read_table(cursor: Cursor, schema: str, table: str) -> LiveTable | None:
@@ -95,26 +129,65 @@ def read_table(cursor: Cursor, schema: str, table: str) -> LiveTable | None:
     facts = cursor.fetchone()
     if facts is None:
         return None
-    privileges: dict[str, list[str]] = {}
-    for grantee, privilege in facts["privileges"]:
-        if grantee in (*API_ROLES, PUBLIC):
-            privileges.setdefault(grantee, []).append(privilege)
     return LiveTable(
         row_security=facts["row_security"],
         force=facts["force"],
         replica_identity=REPLICA_IDENTITIES[facts["replica_identity"]],
         policies=[{**policy, "command": COMMANDS[policy["command"]]} for policy in facts["policies"]],
-        privileges=privileges,
-        owned_sequences=[(schema_name, name) for schema_name, name in facts["owned_sequences"]],
+        privileges=_by_grantee(facts["privileges"]),
+        sequences=[
+            OwnedSequence(**{**sequence, "privileges": _by_grantee(sequence["privileges"])})
+            for sequence in facts["sequences"]
+        ],
     )
 
 
-def undeclared_privileges(
-    declared: Mapping[str, Sequence[str]], live: Mapping[str, Sequence[str]]
-) -> dict[str, list[str]]:
-    """What the API roles and PUBLIC hold beyond what is declared, by grantee."""
+def _by_grantee(held: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
+    """The privileges of the API roles and PUBLIC."""
+    privileges: dict[str, list[str]] = {}
+    for grantee, privilege in held:
+        if grantee in (*API_ROLES, PUBLIC):
+            privileges.setdefault(grantee, []).append(privilege)
+    return privileges
+
+
+def _beyond(declared: Mapping[str, Sequence[str]], live: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """What is held on the table and not declared, by grantee."""
     beyond = {grantee: [p for p in held if p not in declared.get(grantee, ())] for grantee, held in live.items()}
     return {grantee: held for grantee, held in beyond.items() if held}
+
+
+def inserting(declared: Mapping[str, Sequence[str]]) -> list[str]:
+    """The roles that insert. They may do with the sequences what they hold: any number is theirs to write anyway."""
+    return [role for role, held in declared.items() if "INSERT" in held]
+
+
+def undeclared_privileges(declared: Mapping[str, Sequence[str]], live: LiveTable) -> dict[str, list[str]]:
+    """What the API roles and PUBLIC hold beyond what is declared, on the table and on its sequences, by grantee."""
+    beyond = _beyond(declared, live.privileges)
+    for sequence in live.sequences:
+        for grantee, held in sequence.privileges.items():
+            if grantee not in inserting(declared):
+                beyond.setdefault(grantee, []).extend(f"{privilege} ON {sequence}" for privilege in held)
+    return beyond
+
+
+def missing_privileges(declared: Mapping[str, Sequence[str]], live: LiveTable) -> dict[str, list[str]]:
+    """What roles that insert lack on the sequences of serial columns, by role.
+
+    What they lack on the table is the Grant resources' to see.
+    """
+    missing: dict[str, list[str]] = {}
+    for sequence in live.sequences:
+        for role in _lacking_usage(declared, sequence):
+            missing.setdefault(role, []).append(f"USAGE ON {sequence}")
+    return missing
+
+
+def _lacking_usage(declared: Mapping[str, Sequence[str]], sequence: OwnedSequence) -> list[str]:
+    if not sequence.serial:
+        return []
+    return [role for role in inserting(declared) if "USAGE" not in sequence.privileges.get(role, ())]
 
 
 def _role(role: str) -> sql.Composable:
@@ -156,6 +229,15 @@ def revoke(schema: str, table: str, grantee: str, privileges: Sequence[str]) -> 
     )
 
 
+def revoke_sequences(declared: Mapping[str, Sequence[str]], live: LiveTable) -> Iterator[sql.Composed]:
+    """REVOKE of the sequences from whoever of the API roles and PUBLIC holds something and does not insert."""
+    for sequence in live.sequences:
+        if grantees := [grantee for grantee in sequence.privileges if grantee not in inserting(declared)]:
+            yield sql.SQL("REVOKE ALL ON SEQUENCE {} FROM {}").format(
+                sequence.identifier, sql.SQL(", ").join(_role(grantee) for grantee in grantees)
+            )
+
+
 def statements(declared: Mapping[str, Any], live: LiveTable) -> Iterator[sql.Composed]:
     """The statements that bring a live table to what is declared, to be run in one transaction.
 
@@ -177,13 +259,14 @@ def statements(declared: Mapping[str, Any], live: LiveTable) -> Iterator[sql.Com
         )
     if live.replica_identity != declared["replica_identity"]:
         yield sql.SQL("ALTER TABLE {} REPLICA IDENTITY {}").format(relation, _sql(declared["replica_identity"].upper()))
-    for grantee, beyond in undeclared_privileges(declared["privileges"], live.privileges).items():
+    for grantee, beyond in _beyond(declared["privileges"], live.privileges).items():
         yield revoke(schema, table, grantee, beyond)
-    inserting = [role for role, held in declared["privileges"].items() if "INSERT" in held]
-    for sequence in live.owned_sequences if inserting else ():
-        yield sql.SQL("GRANT USAGE ON SEQUENCE {} TO {}").format(
-            sql.Identifier(*sequence), sql.SQL(", ").join(_role(role) for role in inserting)
-        )
+    yield from revoke_sequences(declared["privileges"], live)
+    for sequence in live.sequences:
+        if lacking := _lacking_usage(declared["privileges"], sequence):
+            yield sql.SQL("GRANT USAGE ON SEQUENCE {} TO {}").format(
+                sequence.identifier, sql.SQL(", ").join(_role(role) for role in lacking)
+            )
 
 
 def _present(policy: Mapping[str, Any]) -> dict[str, Any]:
@@ -227,6 +310,7 @@ def _observed(props: Mapping[str, Any], live: LiveTable) -> dict[str, Any]:
         policies.append(_present({**found, "roles": roles, **expressions}))
     if props["exclusive"]:
         policies += [_present(policy) for policy in live.policies if policy["name"] not in declared_names]
+    missing = missing_privileges(props["privileges"], live)
     return {
         "schema": props["schema"],
         "table": props["table"],
@@ -236,7 +320,8 @@ def _observed(props: Mapping[str, Any], live: LiveTable) -> dict[str, Any]:
         "exclusive": props["exclusive"],
         "policies": policies,
         "privileges": props["privileges"],
-        "undeclared_privileges": undeclared_privileges(props["privileges"], live.privileges),
+        "undeclared_privileges": undeclared_privileges(props["privileges"], live),
+        **({MISSING: missing} if missing else {}),
     }
 
 
@@ -280,14 +365,14 @@ class TableSecurityProvider(DatabaseProvider):
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
         replaces = [key for key in ("schema", "table") if _olds.get(key) != _news[key]]
-        changed = any(_olds.get(key) != _news[key] for key in DECLARED)
+        changed = MISSING in _olds or any(_olds.get(key) != _news[key] for key in DECLARED)
         return DiffResult(changes=changed, replaces=replaces)
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
         return UpdateResult(outs=_apply(_news))
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
-        """Drops the declared policies and takes the privileges of the API roles away.
+        """Drops the declared policies and takes the privileges of the API roles away, those on its sequences too.
 
         Row level security stays on, so that a table without a stack is closed, not open.
         """
@@ -299,8 +384,10 @@ class TableSecurityProvider(DatabaseProvider):
             for policy in live.policies:
                 if policy["name"] in names:
                     cursor.execute(drop_policy(_props["schema"], _props["table"], policy["name"]))
-            for grantee, held in undeclared_privileges({}, live.privileges).items():
+            for grantee, held in _beyond({}, live.privileges).items():
                 cursor.execute(revoke(_props["schema"], _props["table"], grantee, held))
+            for statement in revoke_sequences({}, live):
+                cursor.execute(statement)
 
 
 class TableSecurity(Resource, module="index", name="TableSecurity"):
@@ -308,7 +395,8 @@ class TableSecurity(Resource, module="index", name="TableSecurity"):
 
     Row level security on (and forced, if told), the policies, the replica identity, no privilege of an API role
     beyond the declared ones (default privileges of Supabase give anon all of them, TRUNCATE among them, which row
-    level security does not stop), and USAGE on the sequences of serial columns for the roles that insert.
+    level security does not stop), and USAGE on the sequences of serial columns for the roles that insert; the others
+    hold nothing on the table's sequences.
     With ``exclusive``, policies that nobody declared are drift and are dropped by the next update.
     """
 

@@ -126,7 +126,7 @@ def _migrations(inputs: Mapping[str, Any], project: Path) -> Iterator[Statement]
 
 def _table_security(inputs: Mapping[str, Any], _: Path) -> Iterator[Statement]:
     new = table_security.LiveTable(
-        row_security=False, force=False, replica_identity="default", policies=(), privileges={}, owned_sequences=()
+        row_security=False, force=False, replica_identity="default", policies=(), privileges={}, sequences=()
     )
     return table_security.statements(inputs, new)
 

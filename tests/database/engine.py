@@ -75,7 +75,8 @@ class Engine:
             return {"": "gone"}
         live = on_the_wire(looking.outputs)
         news = looking._checked(inputs)
-        changed = {key: live.get(key) for key, value in news.items() if live.get(key) != value and key != PROVIDER}
+        keys = {*news, *looking.inputs} - {PROVIDER}
+        changed = {key: live.get(key) for key in keys if live.get(key) != news.get(key)}
         seen = self.provider.diff(looking.id, live, news).changes
         assert seen == bool(changed), "the provider's diff and the inputs disagree"
         return changed

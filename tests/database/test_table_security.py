@@ -191,6 +191,71 @@ def test_an_inserting_role_may_draw_numbers_for_a_serial_column(engine: Engine, 
     assert dict(allowed.fetchall()) == {"anon": False, "authenticated": True, "service_role": True}
 
 
+def draws_numbers(admin: Connection, sequence: str = "public.wells_id_seq") -> dict[str, set[str]]:
+    """What everybody but its owner holds on a sequence, in Postgres's own words."""
+    cursor = admin.execute(
+        "SELECT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(grantee) END, array_agg(privilege_type) "
+        "FROM pg_class c, aclexplode(c.relacl) WHERE c.oid = %s::regclass AND grantee <> c.relowner GROUP BY 1",
+        [sequence],
+    )
+    return {grantee: set(held) for grantee, held in cursor}
+
+
+@pytest.fixture
+def open_sequences(admin: Connection) -> None:
+    """Tables as supabase/postgres lets them be made: API roles hold all privileges on sequences, too."""
+    admin.execute(
+        "ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT ALL ON SEQUENCES TO anon, authenticated, service_role;"
+        "CREATE TABLE public.pumps (id serial PRIMARY KEY, number bigint GENERATED ALWAYS AS IDENTITY)"
+    )
+
+
+def test_a_role_that_no_longer_inserts_may_no_longer_draw_numbers(engine: Engine, admin: Connection) -> None:
+    engine.up(security(read=[ANON, AUTHENTICATED], write=[ANON, AUTHENTICATED]))
+    assert set(draws_numbers(admin)) == {"anon", "authenticated", "service_role"}
+    assert engine.up(DECLARED) == "update"
+    assert set(draws_numbers(admin)) == {"authenticated", "service_role"}
+
+
+def test_a_table_that_is_no_longer_declared_leaves_nobody_its_sequence(engine: Engine, admin: Connection) -> None:
+    engine.up(DECLARED)
+    admin.execute("GRANT SELECT ON SEQUENCE public.wells_id_seq TO PUBLIC; GRANT USAGE ON wells_id_seq TO postgres")
+    engine.destroy()
+    assert draws_numbers(admin) == {"postgres": {"USAGE"}}
+
+
+@pytest.mark.usefixtures("open_sequences")
+def test_who_does_not_insert_holds_nothing_on_sequences_that_supabase_opens_to_all(
+    engine: Engine, admin: Connection
+) -> None:
+    declared = security("public.pumps", read=[ANON], write=[AUTHENTICATED])
+    engine.up(declared)
+    for sequence in ("public.pumps_id_seq", "public.pumps_number_seq"):
+        assert set(draws_numbers(admin, sequence)) == {"authenticated", "service_role"}
+    assert engine.drift(declared) == {}
+    assert engine.up(declared) == "same"
+
+
+@pytest.mark.usefixtures("open_sequences")
+def test_a_serial_column_that_comes_later_is_drift_until_the_next_up(engine: Engine, admin: Connection) -> None:
+    declared = security("public.pumps", read=[ANON], write=[AUTHENTICATED])
+    engine.up(declared)
+    admin.execute("ALTER TABLE public.pumps ADD turn serial")
+    beyond = {"anon": [f"{privilege} ON SEQUENCE public.pumps_turn_seq" for privilege in ("SELECT", "UPDATE", "USAGE")]}
+    assert engine.drift(declared) == {"undeclared_privileges": beyond}
+    engine.refresh()
+    assert engine.up(declared) == "update"
+    assert engine.drift(declared) == {}
+
+
+def test_an_identity_column_is_given_no_privilege_on_its_sequence(engine: Engine, admin: Connection) -> None:
+    admin.execute("CREATE TABLE public.pumps (id bigint GENERATED ALWAYS AS IDENTITY)")
+    declared = security("public.pumps", read=[AUTHENTICATED], write=[AUTHENTICATED])
+    engine.up(declared)
+    assert draws_numbers(admin, "public.pumps_id_seq") == {}
+    assert engine.drift(declared) == {}
+
+
 @pytest.mark.parametrize(
     "name", ["wells select", 'in "quotes"', "ein Wörtchen", "100 % {of it}", "; DROP TABLE public.wells; --"]
 )
@@ -339,6 +404,22 @@ BY_HAND: dict[str, tuple[str, dict[str, Any]]] = {
     "column granted to PUBLIC": (
         "GRANT SELECT (owner) ON public.wells TO PUBLIC",
         {"undeclared_privileges": {"public": ["SELECT (owner)"]}},
+    ),
+    "sequence opened to anon": (
+        "GRANT USAGE, UPDATE ON SEQUENCE public.wells_id_seq TO anon",
+        {
+            "undeclared_privileges": {
+                "anon": ["UPDATE ON SEQUENCE public.wells_id_seq", "USAGE ON SEQUENCE public.wells_id_seq"]
+            }
+        },
+    ),
+    "table and sequence opened to PUBLIC": (
+        "GRANT SELECT ON public.wells, public.wells_id_seq TO PUBLIC",
+        {"undeclared_privileges": {"public": ["SELECT", "SELECT ON SEQUENCE public.wells_id_seq"]}},
+    ),
+    "sequence closed to a role that inserts": (
+        "REVOKE ALL ON SEQUENCE public.wells_id_seq FROM authenticated",
+        {"missing_privileges": {"authenticated": ["USAGE ON SEQUENCE public.wells_id_seq"]}},
     ),
     "everything at once": (
         "ALTER TABLE public.wells DISABLE ROW LEVEL SECURITY;"
