@@ -8,7 +8,7 @@ python := $(venv)/bin/python
 ready := $(venv)/.requirements
 
 .DEFAULT_GOAL := help
-.PHONY: help up preview drift plan rehearse probe doctor secrets rotate backup restore metrics scrape-config destroy test lint bench
+.PHONY: help up preview drift plan rehearse probe doctor secrets rotate backup restore metrics scrape-config destroy test lint web bench
 
 help:
 	@echo 'make up        make or update the stack, and prove that an insert reaches a subscriber'
@@ -25,6 +25,7 @@ help:
 	@echo 'make metrics   serve figures of Postgres to Prometheus, on loopback, until ended'
 	@echo 'make scrape-config  print what Prometheus is told about the stack'
 	@echo 'make destroy   remove the stack'
+	@echo 'make web       check, test and build the console'"'"'s page; needs Node 20.19 or newer'
 	@echo 'make test, make lint, make bench'
 	@echo 'STACK=name picks the stack; it is $(STACK)'
 
@@ -63,6 +64,9 @@ lint: $(ready)
 	@$(venv)/bin/ruff check .
 	@$(venv)/bin/ruff format --check .
 	@$(venv)/bin/mypy
+
+web:
+	@cd web && npm ci --no-audit --no-fund && npm run --silent check && npm run --silent test && npm run --silent build
 
 bench: $(ready)
 	@$(python) -m bench
