@@ -352,8 +352,8 @@ _CAUSES = (
         (
             "select-grant-missing",
             "events with an empty record and `Error 401: Unauthorized`",
-            "the role has a policy and not the privilege SELECT",
-            f"{UP}, or `GRANT SELECT ON {{table}} TO {{role}}`",
+            "the role has a policy and not the privilege SELECT on every column of the primary key",
+            f"{UP}, or `GRANT SELECT ON {{table}} TO {{role}}` (of some columns: the primary key among them)",
             POSTGRES + "sql-grant.html",
         ),
         (
@@ -394,14 +394,14 @@ _CAUSES = (
         (
             "select-policy-false",
             "subscribed, and silence",
-            "the SELECT policies of the role let no row through",
+            "the SELECT policies of the role let no row through: every permissive one is false, or a restrictive one is",
             f"{UP}, or `ALTER POLICY {{policy}} ON {{table}} USING (…)`",
             POSTGRES + "sql-createpolicy.html",
         ),
         (
             "insert-policy-missing",
             "writes fail: `new row violates row-level security policy`",
-            "row level security is on, and no permissive INSERT policy names the role",
+            "row level security is on, and no permissive INSERT policy lets the role write, or a restrictive one forbids it",
             f"{UP}, or `CREATE POLICY … ON {{table}} FOR INSERT TO {{role}} WITH CHECK (…)`",
             POSTGRES + "sql-createpolicy.html",
         ),

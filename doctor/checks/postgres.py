@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 
 import psycopg
 from psycopg import errors
@@ -16,7 +17,8 @@ SPARE_CONNECTIONS = 12
 """Realtime v2.32.12 holds 5 connections of its own and 7 for a tenant with subscribers."""
 LEAST_CONNECTIONS = 3
 HELD_BYTES = 1 << 30
-TEST_SLOT = "doctor_wal2json_test"
+UNUSABLE_PLUGIN = re.compile(r"wal2json|output.plugin")
+"""In every message of a server that has not got the plugin, cannot load it, or does not allow it."""
 OURS = "supabase_realtime_%"
 """Slots of Realtime, by their names: slot_name of the tenant, and the broadcast slot of newer versions."""
 
@@ -125,7 +127,9 @@ def wal2json(setup: Setup) -> Finding:
 
     An active slot of Realtime, once made (it has a confirmed_flush_lsn then), proves both. Without one, a temporary
     slot of wal2json is made in a session that ends right after: no catalog says which plugins there are. It leaves
-    nothing behind.
+    nothing behind. Its name is this look's own, since the server has one set of names for all of its databases.
+
+    Raises psycopg.Error for every other trouble, such as no connection for the slot's session.
     """
     active = setup.rows(
         "SELECT slot_name FROM pg_replication_slots WHERE plugin = 'wal2json' AND active AND database = "
@@ -135,15 +139,19 @@ def wal2json(setup: Setup) -> Finding:
         return ok(f"slot {active[0]['slot_name']} is being read")
     try:
         with second_connection(setup) as connection:
-            connection.execute("SELECT pg_create_logical_replication_slot(%s, 'wal2json', true)", [TEST_SLOT])
+            name = f"doctor_{secrets.token_hex(4)}"
+            connection.execute("SELECT pg_create_logical_replication_slot(%s, 'wal2json', true)", [name])
     except errors.QueryCanceled:
         return _blocked(setup)
-    except (errors.InsufficientPrivilege, errors.ReadOnlySqlTransaction) as refused:
-        return skipped(f"no slot can be made to try wal2json: {refused.diag.message_primary}")
     except errors.ConfigurationLimitExceeded as full:
         return failed("replication-slots-exhausted", str(full.diag.message_primary), slot="<name>")
-    except psycopg.DatabaseError as unusable:
-        return failed("wal2json-missing", str(unusable.diag.message_primary or type(unusable).__name__))
+    except psycopg.Error as refused:
+        message = refused.diag.message_primary or ""
+        if UNUSABLE_PLUGIN.search(message):
+            return failed("wal2json-missing", message)
+        if isinstance(refused, errors.InsufficientPrivilege | errors.ReadOnlySqlTransaction):
+            return skipped(f"no slot can be made to try wal2json: {message}")
+        raise
     return ok("a temporary slot of wal2json was made, and is gone again")
 
 

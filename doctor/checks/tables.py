@@ -27,6 +27,10 @@ PRIVILEGES = """
     SELECT r.role, has_schema_privilege(r.role, %(schema)s::regnamespace, 'USAGE') AS usage,
            has_table_privilege(r.role, %(table)s, 'SELECT') OR has_any_column_privilege(r.role, %(table)s, 'SELECT')
                AS select,
+           (SELECT string_agg(a.attname, ', ' ORDER BY a.attnum) FROM pg_constraint k
+            JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = ANY(k.conkey)
+            WHERE k.conrelid = %(table)s::regclass AND k.contype = 'p'
+              AND NOT has_column_privilege(r.role, a.attrelid, a.attnum, 'SELECT')) AS hidden_key,
            has_table_privilege(r.role, %(table)s, 'INSERT') OR has_any_column_privilege(r.role, %(table)s, 'INSERT')
                AS insert,
            has_table_privilege(r.role, %(table)s, 'TRUNCATE') AS truncate,
@@ -38,14 +42,17 @@ PRIVILEGES = """
     FROM unnest(%(roles)s::text[]) AS r(role)
 """
 POLICIES = """
-    SELECT p.polname AS name, p.polcmd AS command, pg_get_expr(p.polqual, p.polrelid) AS using,
-           pg_get_expr(p.polwithcheck, p.polrelid) AS check
+    SELECT p.polname AS name, p.polcmd AS command, p.polpermissive AS permissive,
+           pg_get_expr(p.polqual, p.polrelid) AS using, pg_get_expr(p.polwithcheck, p.polrelid) AS check
     FROM pg_policy p
-    WHERE p.polrelid = %(table)s::regclass AND p.polpermissive
+    WHERE p.polrelid = %(table)s::regclass
       AND (0 = ANY(p.polroles) OR EXISTS (
           SELECT FROM unnest(p.polroles) AS named(oid)
-          WHERE named.oid <> 0 AND pg_has_role(%(role)s, named.oid, 'MEMBER')))
+          WHERE named.oid <> 0 AND pg_has_role(%(role)s, named.oid, 'USAGE')))
+    ORDER BY p.polname
 """
+"""A policy is for whoever has the privileges of a role that it names (Postgres 15, rowsecurity.c,
+check_role_for_policy): membership alone, of a role with NOINHERIT, does not make it apply."""
 
 
 @check("the publication exists", needs=(Need.DATABASE,), after=(postgres.reachable,))
@@ -119,16 +126,19 @@ def schema_usage(setup: Setup) -> Finding:
 def privileges(setup: Setup) -> Finding:
     """SELECT for who reads, INSERT and the sequences for who writes, TRUNCATE for nobody.
 
-    Where nothing is declared, one role of people has to be able to select.
+    Where nothing is declared, one role of people has to be able to select. Of a table without the privilege on every
+    column of the primary key, Realtime sends `Error 401: Unauthorized` and no column (realtime.apply_rls, v2.32.12).
     """
     truncating = None
     for table, _ in _each(setup):
         rows = {row["role"]: row for row in _privileges(setup, table, set(SUBSCRIBING_ROLES))}
-        missing = [role for role in table.read if not rows[role]["select"]]
-        if setup.stack is None and not any(row["select"] for row in rows.values()):
+        missing = [role for role in table.read if not _selects(rows[role])]
+        if setup.stack is None and not any(_selects(row) for row in rows.values()):
             missing = [ApiRole.ANON]
         if missing:
             seen = f"{missing[0]} lacks SELECT on {table.table}"
+            if rows[missing[0]]["select"]:
+                seen = f"{missing[0]} lacks SELECT on {rows[missing[0]]['hidden_key']} of the key of {table.table}"
             return failed("select-grant-missing", seen, table=table.table, role=missing[0])
         for role in table.write:
             if not rows[role]["insert"]:
@@ -163,9 +173,10 @@ def select_policies(setup: Setup) -> Finding:
         if blocked and (table.read or len(blocked) == len(readers)):
             role, (cause, policy) = blocked[0]
             seen = f"{table.table}: no SELECT policy for {role}"
-            if policy:
-                seen = f"{table.table}: policy {policy} for {role} is USING (false)"
-            return failed(cause, seen, table=table.table, role=role, policy=policy)
+            if policy is not None:
+                kind = "policy" if policy["permissive"] else "restrictive policy"
+                seen = f"{table.table}: {kind} {policy['name']} for {role} is USING (false)"
+            return failed(cause, seen, table=table.table, role=role, policy=policy and policy["name"])
     return _all_well(setup)
 
 
@@ -173,8 +184,11 @@ def select_policies(setup: Setup) -> Finding:
 def insert_policies(setup: Setup) -> Finding:
     for table, live in _each(setup):
         for role in table.write if live["row_security"] else ():
-            if _blocked(setup, table, role, "a", "check"):
+            if blocked := _blocked(setup, table, role, "a", "check"):
+                _, policy = blocked
                 seen = f"{table.table}: no INSERT policy lets {role} write"
+                if policy is not None and not policy["permissive"]:
+                    seen = f"{table.table}: restrictive policy {policy['name']} for {role} lets no row be written"
                 return failed("insert-policy-missing", seen, table=table.table, role=role)
     return _all_well(setup)
 
@@ -220,22 +234,35 @@ def _privileges(setup: Setup, table: PublishedTable, roles: set[ApiRole]) -> lis
     )
 
 
+def _selects(privileges: Mapping[str, Any]) -> bool:
+    """Whether Realtime sends the role rows of the table; a table without a key is another check's trouble."""
+    return bool(privileges["select"]) and privileges["hidden_key"] is None
+
+
 def _blocked(
     setup: Setup, table: PublishedTable, role: ApiRole, command: str, expression: str
-) -> tuple[str, str] | None:
-    """None when a permissive policy may let a row through; else the cause, and the name of a policy that does not."""
+) -> tuple[str, Mapping[str, Any] | None] | None:
+    """None when the policies may let a row through; else the cause, and a policy that does not.
+
+    One of the permissive policies has to let it through, and every restrictive one.
+    """
     policies: list[Mapping[str, Any]] = [
         row
         for row in setup.rows(POLICIES, {"table": _qualified(table), "role": role.value})
         if row["command"] in (command, "*")
     ]
-    if not policies:
-        return "select-policy-missing", ""
+    permissive = [policy for policy in policies if policy["permissive"]]
+    if not permissive:
+        return "select-policy-missing", None
     # A policy without WITH CHECK uses its USING for new rows (CREATE POLICY, "Parameters").
-    texts = [policy[expression] if policy[expression] is not None else policy["using"] for policy in policies]
-    if all(text == "false" for text in texts):
-        return "select-policy-false", str(policies[0]["name"])
-    return None
+    shut = [
+        policy
+        for policy in policies
+        if (policy[expression] if policy[expression] is not None else policy["using"]) == "false"
+    ]
+    if restrictive := [policy for policy in shut if not policy["permissive"]]:
+        return "select-policy-false", restrictive[0]
+    return ("select-policy-false", shut[0]) if len(shut) == len(permissive) else None
 
 
 def _quoted(name: str) -> str:

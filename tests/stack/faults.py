@@ -463,6 +463,12 @@ for _row in (
         ["GRANT SELECT ON public.wells TO authenticated"],
     ),
     (
+        "select-grant-missing",
+        "SELECT of the name and not of the key",
+        ["REVOKE SELECT ON public.wells FROM anon", "GRANT SELECT (name) ON public.wells TO anon"],
+        ["REVOKE SELECT (name) ON public.wells FROM anon", "GRANT SELECT ON public.wells TO anon"],
+    ),
+    (
         "insert-grant-missing",
         "INSERT was revoked",
         ["REVOKE INSERT ON public.wells FROM anon"],
@@ -485,6 +491,23 @@ for _row in (
         "a SELECT policy that lets nothing through",
         ["ALTER POLICY wells_select ON public.wells USING (false)"],
         ["ALTER POLICY wells_select ON public.wells USING (true)"],
+    ),
+    (
+        "select-policy-false",
+        "a restrictive policy that lets nothing through",
+        ["CREATE POLICY shut ON public.wells AS RESTRICTIVE FOR SELECT USING (false)"],
+        ["DROP POLICY shut ON public.wells"],
+    ),
+    (
+        "select-policy-missing",
+        "the policy is of a role whose privileges anon does not inherit",
+        [
+            "ALTER ROLE anon NOINHERIT",
+            "CREATE ROLE readers",
+            "GRANT readers TO anon",
+            "ALTER POLICY wells_select ON public.wells TO readers, authenticated",
+        ],
+        ["ALTER POLICY wells_select ON public.wells TO anon, authenticated", "DROP ROLE readers"],
     ),
     (
         "tenant-secret-differs",
