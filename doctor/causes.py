@@ -174,6 +174,14 @@ _CAUSES = (
             POSTGRES + "client-authentication-problems.html",
         ),
         (
+            "postgres-tls-refused",
+            "`certificate verify failed`, `does not match host name`, `server does not support SSL`",
+            "the server answers, and this machine and it do not agree on TLS: on whether it is used, on who vouches "
+            "for the server's certificate, or on the server's name",
+            "{advice}",
+            POSTGRES + "libpq-ssl.html",
+        ),
+        (
             "postgres-version-unsupported",
             "functions of Realtime's migrations cannot be made",
             "the server is older than Postgres 14",
@@ -394,14 +402,15 @@ _CAUSES = (
         (
             "select-policy-false",
             "subscribed, and silence",
-            "the SELECT policies of the role let no row through: every permissive one is false, or a restrictive one is",
+            "the SELECT policies of the role let no row through: a restrictive one is false, or all permissive ones",
             f"{UP}, or `ALTER POLICY {{policy}} ON {{table}} USING (…)`",
             POSTGRES + "sql-createpolicy.html",
         ),
         (
             "insert-policy-missing",
             "writes fail: `new row violates row-level security policy`",
-            "row level security is on, and no permissive INSERT policy lets the role write, or a restrictive one forbids it",
+            "row level security is on, and no permissive INSERT policy lets the role write, or a restrictive one "
+            "forbids it",
             f"{UP}, or `CREATE POLICY … ON {{table}} FOR INSERT TO {{role}} WITH CHECK (…)`",
             POSTGRES + "sql-createpolicy.html",
         ),
@@ -583,6 +592,15 @@ _CAUSES = (
             REALTIME + "/blob/main/ENVS.md",
         ),
         (
+            "db-enc-key-differs",
+            "nothing, until Realtime's container is made again",
+            "the running container has another DB_ENC_KEY than realtime.db_enc_key, and the tenant's secrets are "
+            "encrypted with the container's",
+            f"{UP}, which makes the container again and writes the tenant with the declared key; or set the old key "
+            "back",
+            REALTIME + "/blob/main/ENVS.md",
+        ),
+        (
             "tenant-secret-differs",
             "empty 403 on the websocket; log `signature_error`",
             "the tenant's jwt_secret is not the secret that signs the keys",
@@ -643,8 +661,9 @@ _CAUSES = (
         "Keys",
         (
             "key-malformed",
-            "empty 403 on the websocket",
-            "the key is not a JWT signed with HS256 and with `typ: JWT` in its header",
+            "empty 403 on the websocket, or a key that never expires",
+            "the key is not a JWT signed with HS256 and with `typ: JWT` in its header, or its claim exp is no time in "
+            "seconds",
             "take the key from `pulumi stack output anon_key`, whole",
             "https://www.rfc-editor.org/rfc/rfc7519",
         ),
@@ -688,7 +707,7 @@ _CAUSES = (
         "Gateway",
         (
             "gateway-config-invalid",
-            "the gateway restarts for ever: `error parsing declarative config file`",
+            "the gateway restarts for ever: `error parsing declarative config file`; or it will, once it is restarted",
             "Kong's declarative file is not valid",
             f"correct the place that the log names (`kong config parse FILE` checks it); here: {UP}",
             "https://docs.konghq.com/gateway/2.8.x/reference/db-less-and-declarative-config/",

@@ -13,6 +13,7 @@ from psycopg import AsyncConnection
 from doctor.catalog import Connection
 from doctor.failures import UP, Cause, Failure, ProbeFailedError
 from doctor.outputs import Outputs
+from doctor.tls import refusal
 
 RETRY_SECONDS = 0.25
 """Between two attempts to reach the database."""
@@ -30,7 +31,7 @@ async def connected(outputs: Outputs, timeout: float) -> AsyncIterator[Connectio
         try:
             connection = await opened(outputs, max(2, round(deadline - time.monotonic())), timeout)
         except psycopg.OperationalError as failed:
-            if password_refused(failed) or time.monotonic() + RETRY_SECONDS >= deadline:
+            if hopeless(failed) or time.monotonic() + RETRY_SECONDS >= deadline:
                 raise ProbeFailedError(failure_of(outputs, failed)) from None
         else:
             break
@@ -68,8 +69,13 @@ async def _connect(outputs: Outputs, timeout: int) -> Connection:
     )
 
 
-def password_refused(failed: psycopg.Error) -> bool:
+def hopeless(failed: psycopg.Error) -> bool:
     """Whether trying again would not help."""
+    return password_refused(failed) or refusal(str(failed), external=True) is not None
+
+
+def password_refused(failed: psycopg.Error) -> bool:
+    """Whether the server knows the user, or not, by another password."""
     # A failed connection carries no SQLSTATE (psycopg 3.3): there is only libpq's text.
     return "password authentication failed" in str(failed)
 
@@ -77,8 +83,11 @@ def password_refused(failed: psycopg.Error) -> bool:
 def failure_of(outputs: Outputs, failed: psycopg.Error) -> Failure:
     """What it means that the database did not let the doctor in, or refused a statement."""
     database = outputs.database
+    tls = refusal(str(failed), external=database.external)
     if password_refused(failed):
         likely = f"the password of {database.user} is not the stack's postgres.password; set it back in the database"
+    elif tls is not None:
+        likely = tls.cure
     elif isinstance(failed, psycopg.OperationalError):
         likely = f"Postgres is stopped, starting, or not published on this port; look at its container; {UP}"
     else:
@@ -86,7 +95,7 @@ def failure_of(outputs: Outputs, failed: psycopg.Error) -> Failure:
     return Failure(
         cause=Cause.DATABASE,
         waited_for=f"database {database.name} at {database.host}:{database.port} as {database.user}",
-        seen=failed.diag.message_primary or first_line(failed),
+        seen=failed.diag.message_primary or (tls.seen if tls else first_line(failed)),
         likely=likely,
     )
 

@@ -194,35 +194,54 @@ TLS_REFUSALS = (
         r"no pg_hba\.conf entry .*no encryption",
         "the server wants TLS of this user: set postgres.external.sslmode to verify-full",
     ),
-    (r"no pg_hba\.conf entry", "let this user in from this machine and from Realtime's, in the server's pg_hba.conf"),
 )
 """What libpq 17 and Postgres say when an external server and a client do not agree on TLS, and what to do."""
 
 
+def tls_refusal(message: str) -> tuple[str, str] | None:
+    """The line in which libpq or Postgres says that the two do not agree on TLS, and what to do; None without one.
+
+    A user whom the server lets in neither with TLS nor without lacks a line of pg_hba.conf, and no TLS.
+    """
+    for line in message.splitlines():
+        for pattern, cure in TLS_REFUSALS:
+            if re.search(pattern, line) and not ("pg_hba.conf" in line and "SSL encryption" in message):
+                return line.strip(), cure
+    return None
+
+
 def _explained(message: str) -> str:
     server = _server()
-    reason = message.strip().splitlines()[-1]
+    reason = message.strip().splitlines()[-1].strip()
     # Only an external server's parameters say how TLS is used.
-    external = "sslmode" in connection_parameters()
-    for pattern, cure in TLS_REFUSALS if external else ():
-        if re.search(pattern, message):
-            return f"{server}: {reason.strip()}; {cure}"
-    if external and "password authentication failed" in message:
-        return (
-            f"{server} refuses the password of {connection_parameters()['user']}: set postgres.user and "
-            "postgres.password to a login that the server knows"
-        )
+    if "sslmode" in connection_parameters():
+        return _explained_of_external(server, message, reason)
     if "password authentication failed" in message:
         return (
             f"{server} refuses the password of {connection_parameters()['user']}. "
             "A data volume keeps the password it was made with: set postgres.password back to that, "
             "or change both with ALTER ROLE … PASSWORD"
         )
-    if external and re.search(r"refused|timeout|could not translate|resolve", message):
-        return (
-            f"{server} does not answer ({reason.strip()}): start it, let this machine through its firewall, or correct "
-            "postgres.external.host and postgres.external.port"
-        )
     if "refused" in message or "timeout" in message:
         return f"{server} does not answer: start its container (`docker ps -a` shows it), then run `pulumi up` again"
+    return f"{server}: {reason}"
+
+
+def _explained_of_external(server: str, message: str, reason: str) -> str:
+    if refusal := tls_refusal(message):
+        return f"{server}: {'; '.join(refusal)}"
+    if "no pg_hba.conf entry" in message:
+        return (
+            f"{server}: {reason}; let this user in from this machine and from Realtime's, in the server's pg_hba.conf"
+        )
+    if "password authentication failed" in message:
+        return (
+            f"{server} refuses the password of {connection_parameters()['user']}: set postgres.user and "
+            "postgres.password to a login that the server knows"
+        )
+    if re.search(r"refused|timeout|could not translate|resolve", message):
+        return (
+            f"{server} does not answer ({reason}): start it, let this machine through its firewall, or correct "
+            "postgres.external.host and postgres.external.port"
+        )
     return f"{server}: {reason}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -22,6 +23,7 @@ REST = "/realtime/v1/api"
 UNKNOWN_KEY = "a-key-that-nobody-has"
 SHORTEST_IDLE_SECONDS = 61
 """Kong's default of 60 s is what closes the tabs that browsers slow down."""
+DEFAULT_READ_TIMEOUT_MS = 60_000
 ANY_ORIGIN = "https://doctor.example"
 MANAGEMENT_PATHS = (f"{REST}/tenants", f"{REST}/openapi")
 
@@ -77,8 +79,8 @@ def _refused(setup: Setup, answer: Answer, seen: str) -> Finding:
     if answer.status == httpx.codes.NOT_FOUND and answer.message != "Tenant not found":
         return failed("route-path-wrong", seen + _route(setup))
     if answer.status in (httpx.codes.FORBIDDEN, httpx.codes.NOT_FOUND, httpx.codes.UNAUTHORIZED):
-        if setup.realtime_url is not None:
-            # Asked directly, Realtime took the same key: what differs through the gateway is the host.
+        if setup.realtime_url is not None and setup.tenant is not None:
+            # Asked directly for the tenant, Realtime took the same key: what differs through the gateway is the host.
             return failed("route-preserves-host", seen + _route(setup))
         return failed("realtime-refuses-websocket", seen, tenants=tenants)
     return failed("websocket-error", seen, status=answer.status)
@@ -167,12 +169,20 @@ def management_closed(setup: Setup) -> Finding:
 @check("idle websockets stay open", needs=(Need.DOCKER,), after=(container,))
 def idle_timeout(setup: Setup) -> Finding:
     """The read_timeout of the websocket's service: seen from outside it would take as long as it lasts."""
-    document = _kong_config(setup)
-    if document is None:
+    if (text := _kong_file(setup)) is None:
         return skipped(setup.docker_reason or "the gateway's declarative file cannot be read")
-    for service in document.get("services") or ():
+    try:
+        services = _services(text)
+    except UnusableKongFileError as unusable:
+        # The gateway runs, or check container would have failed: on what it read before.
+        return warning("gateway-config-invalid", f"the declarative file as it is now: {unusable}")
+    for service in services:
         if "/socket" in str(service.get("url", "")):
-            seconds = int(service.get("read_timeout", 60_000)) / 1000
+            seconds = service.get("read_timeout") or DEFAULT_READ_TIMEOUT_MS
+            if not isinstance(seconds, int):
+                seen = f"read_timeout of service {service.get('name')} in the declarative file is no whole number"
+                return warning("gateway-config-invalid", seen)
+            seconds /= 1000
             seen = f"read_timeout of service {service.get('name')} is {seconds:.0f} s"
             if seconds < SHORTEST_IDLE_SECONDS:
                 return warning("idle-timeout-short", seen, seconds=f"{seconds:.0f}")
@@ -180,30 +190,53 @@ def idle_timeout(setup: Setup) -> Finding:
     return skipped("no service with a path /socket in the gateway's declarative file")
 
 
-def _kong_config(setup: Setup) -> dict[str, Any] | None:
-    """Kong's declarative file, out of its container. Holds the keys."""
+class UnusableKongFileError(Exception):
+    """Kong's declarative file is not what Kong reads; the message says where, without a word of the file."""
+
+
+def _kong_file(setup: Setup) -> bytes | None:
+    """Kong's declarative file, out of its container. Holds the keys. None when there is none to be read."""
     if setup.docker_reason is not None or (running := setup.parts["gateway"]) is None:
         return None
     try:
         stream, _ = running.get_archive(
             (setup.environment("gateway") or {}).get("KONG_DECLARATIVE_CONFIG", CONFIG_FILE)
         )
-    except NotFound:
+        with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as archive:
+            member = archive.next()
+            file = archive.extractfile(member) if member else None
+            return file.read() if file else None
+    except (NotFound, tarfile.TarError):
         return None
-    with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as archive:
-        member = archive.extractfile(archive.getmembers()[0])
-        document = yaml.safe_load(member.read()) if member else None
-    return document if isinstance(document, dict) else None
+
+
+def _services(text: bytes) -> list[dict[str, Any]]:
+    """The services in a declarative file. Raises UnusableKongFileError."""
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        # Its own message quotes the line, which may hold a key.
+        mark = getattr(error, "problem_mark", None)
+        raise UnusableKongFileError("no YAML" + (f" in line {mark.line + 1}" if mark else "")) from None
+    if not isinstance(document, dict):
+        raise UnusableKongFileError("no mapping, which begins with _format_version")
+    return _mappings(document.get("services"))
+
+
+def _mappings(entries: object) -> list[dict[str, Any]]:
+    """The entries of a list in the file that are mappings; whatever else somebody wrote there is not Kong's either."""
+    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
 
 
 def _route(setup: Setup) -> str:
     """The websocket's service and route as the gateway has them, as evidence."""
-    for service in (_kong_config(setup) or {}).get("services") or ():
-        for route in service.get("routes") or ():
-            paths = route.get("paths") or ()
-            if any(SOCKET.startswith(str(path)) for path in paths):
-                switches = ", ".join(f"{name} {route.get(name)}" for name in ("strip_path", "preserve_host"))
-                return f"; service {service.get('url')}, path {', '.join(paths)}, {switches}"
+    with suppress(UnusableKongFileError):
+        for service in _services(_kong_file(setup) or b""):
+            for route in _mappings(service.get("routes")):
+                paths = [str(path) for path in route.get("paths") or ()]
+                if any(SOCKET.startswith(path) for path in paths):
+                    switches = ", ".join(f"{name} {route.get(name)}" for name in ("strip_path", "preserve_host"))
+                    return f"; service {service.get('url')}, path {', '.join(paths)}, {switches}"
     return ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from math import isfinite
 from typing import Any
 
 import jwt
@@ -15,6 +16,8 @@ from doctor.checks.setup import Need, Setup
 from settings import EXPIRY_WARNING_DAYS
 
 ALGORITHMS = ("HS256", "HS384", "HS512", "ES256", "RS256")
+LAST_SECOND = datetime.max.replace(tzinfo=UTC).timestamp() - 1
+"""The end of the year 9999, in seconds since 1970."""
 
 
 @check("the keys are JWTs with the right claims", needs=(Need.KEY,))
@@ -38,9 +41,17 @@ def claims(setup: Setup) -> Finding:
 
 @check("the keys are valid for long", needs=(Need.KEY,), after=(claims,))
 def expiry(setup: Setup) -> Finding:
-    keys = _keys(setup)
-    ends = min(int(_claims(key)["exp"]) for key in keys.values())
-    moment = datetime.fromtimestamp(ends, UTC)
+    """Realtime takes a claim exp that is too large to be a moment, as one in milliseconds is: such a key never ends."""
+    moments = []
+    for role, key in _keys(setup).items():
+        exp = _claims(key)["exp"]
+        if not isinstance(exp, int | float) or isinstance(exp, bool) or (isinstance(exp, float) and not isfinite(exp)):
+            return failed("key-malformed", f"claim exp of the key of {role} is no number")
+        if exp > LAST_SECOND:
+            seen = f"claim exp of the key of {role} is {exp}: no time in seconds, and so the key never expires"
+            return warning("key-malformed", seen)
+        moments.append(datetime.fromtimestamp(max(exp, 0), UTC))
+    moment = min(moments)
     days = (moment - datetime.now(UTC)).total_seconds() / 86_400
     if days <= 0:
         return failed("key-expired", f"expired on {moment:%Y-%m-%d %H:%M} UTC")

@@ -11,6 +11,7 @@ from psycopg import errors
 from doctor.checks import containers
 from doctor.checks.finding import Finding, check, failed, ok, skipped, warning
 from doctor.checks.setup import Need, Setup, second_connection
+from doctor.tls import refusal
 
 OLDEST = 14
 SPARE_CONNECTIONS = 12
@@ -27,7 +28,6 @@ LOGIN_REFUSALS = (
     (r"too many clients|remaining connection slots", "connections-exhausted"),
     (r"database .* does not exist", "postgres-database-missing"),
     (r"the database system is", "postgres-starting"),
-    (r"FATAL", "postgres-login-refused"),
 )
 """What Postgres says to a login, and the cause."""
 
@@ -58,6 +58,10 @@ def reachable(setup: Setup) -> Finding:
         for pattern, cause in LOGIN_REFUSALS:
             if re.search(pattern, text):
                 return failed(cause, seen, **names)
+        if tls := refusal(text, external=setup.external_database):
+            return failed("postgres-tls-refused", f"{server}: {tls.seen}", advice=tls.cure)
+        if "FATAL" in text:
+            return failed("postgres-login-refused", seen)
         setting = "postgres.external.host" if setup.external_database else "postgres.host_port"
         return failed("postgres-unreachable", seen, setting=setting)
     return ok(f"{row['name']} on {server}, database {row['database']}")

@@ -61,13 +61,15 @@ def extension(setup: Setup) -> Finding:
 def encryption(setup: Setup) -> Finding:
     if (name := _name(setup)) is None or (key := enc_key(setup)) is None:
         return skipped(_no_key(setup))
-    running = (setup.environment("realtime") or {}).get("DB_ENC_KEY", key)
-    if len(running.encode()) != 16:  # noqa: PLR2004 - AES-128
-        return failed("db-enc-key-wrong-length", f"DB_ENC_KEY of the container is {len(running.encode())} bytes long")
+    if len(key.encode()) != 16:  # noqa: PLR2004 - AES-128
+        return failed("db-enc-key-wrong-length", f"DB_ENC_KEY of the container is {len(key.encode())} bytes long")
     for field, value in _encrypted(setup, name).items():
-        if _decrypted(value, running) is None:
+        if _decrypted(value, key) is None:
             return failed("db-enc-key-changed", f"{field} of tenant {name} does not decrypt with DB_ENC_KEY")
-    return ok(f"{', '.join(_encrypted(setup, name))} decrypt")
+    seen = f"{', '.join(_encrypted(setup, name))} decrypt"
+    if _declared_enc_key(setup) not in (None, key):
+        return warning("db-enc-key-differs", f"{seen} with DB_ENC_KEY of the container, which is not the declared one")
+    return ok(seen)
 
 
 @check("the tenant's jwt_secret signs the keys", after=(encryption,))
@@ -222,7 +224,15 @@ def jwt_secret(setup: Setup) -> str | None:
 
 
 def enc_key(setup: Setup) -> str | None:
-    """The key of the tenants' stored secrets, from the stack's config; None when that cannot be read."""
+    """The key of the tenants' stored secrets: that of Realtime's container, or else of the stack's config.
+
+    None when neither can be read.
+    """
+    running = (setup.environment("realtime") or {}).get("DB_ENC_KEY")
+    return running if running is not None else _declared_enc_key(setup)
+
+
+def _declared_enc_key(setup: Setup) -> str | None:
     declared = setup.config.realtime if setup.config else None
     return declared.db_enc_key.get_secret_value() if declared else None
 

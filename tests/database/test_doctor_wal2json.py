@@ -28,9 +28,8 @@ CREATE FUNCTION recording.pg_create_logical_replication_slot(name text, plugin t
 @pytest.fixture
 def one_connection(database: str, superuser: Connection) -> Iterator[str]:
     """A login that may replicate and have one connection at a time."""
-    superuser.execute(
-        sql.SQL("CREATE ROLE {} LOGIN REPLICATION CONNECTION LIMIT 1 PASSWORD 'its-own-login'").format(sql.Identifier(LOGIN))
-    )
+    created = sql.SQL("CREATE ROLE {} LOGIN REPLICATION CONNECTION LIMIT 1 PASSWORD 'its-own-login'")
+    superuser.execute(created.format(sql.Identifier(LOGIN)))
     try:
         yield psycopg.conninfo.make_conninfo(database, user=LOGIN, password="its-own-login")
     finally:

@@ -267,17 +267,20 @@ class Patient:
 
     def put_kong_file(self, text: str, *, answers: bool = True) -> None:
         """Another declarative file, and the gateway restarted with it."""
-        container = self.container("gateway")
+        self.write_kong_file(text)
+        self.container("gateway").restart(timeout=0)
+        if answers:
+            self.healthy("gateway")
+
+    def write_kong_file(self, text: str) -> None:
+        """Another declarative file in the container, which the gateway does not read before it is restarted."""
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w") as archive:
             info = tarfile.TarInfo(CONFIG_FILE.rpartition("/")[2])
             info.size = len(text.encode())
             info.mode = 0o644
             archive.addfile(info, io.BytesIO(text.encode()))
-        container.put_archive(CONFIG_FILE.rpartition("/")[0], buffer.getvalue())
-        container.restart(timeout=0)
-        if answers:
-            self.healthy("gateway")
+        self.container("gateway").put_archive(CONFIG_FILE.rpartition("/")[0], buffer.getvalue())
 
     def encrypted(self, text: str) -> str:
         """A value as Realtime stores it."""
@@ -667,6 +670,15 @@ def the_tenant_has_another_host(patient: Patient) -> Broken:
         yield None
 
 
+@fault("db-enc-key-differs", warns=True)
+def the_declared_db_enc_key_was_not_applied(patient: Patient) -> Broken:
+    config = patient.setup.config
+    assert config is not None
+    assert config.realtime is not None
+    realtime = config.realtime.model_copy(update={"db_enc_key": SecretStr("another-16-bytes")})
+    yield patient.setup.model_copy(update={"config": config.model_copy(update={"realtime": realtime})})
+
+
 @fault("tenant-wants-ssl")
 def the_tenant_enforces_ssl(patient: Patient) -> Broken:
     with _settings(patient, ssl_enforced=True):
@@ -972,6 +984,17 @@ def the_key_ends_next_month(patient: Patient) -> Broken:
     yield _handed_out(patient, key, refused=False)
 
 
+@fault("key-malformed", warns=True, leaves="gateway")
+def the_end_of_the_key_is_in_milliseconds(patient: Patient) -> Broken:
+    key = _signed(_claims(exp=(int(time.time()) + 400 * 86_400) * 1000), patient.jwt_secret)
+
+    def give_to_anon(document: dict[str, Any]) -> None:
+        document["consumers"][0]["keyauth_credentials"] = [{"key": key}]
+
+    patient.change_kong_file(give_to_anon)
+    yield _handed_out(patient, key, refused=False)
+
+
 @fault("cors-origin-refused", leaves="gateway")
 def the_settings_declare_another_origin(patient: Patient) -> Broken:
     def only_example(document: dict[str, Any]) -> None:
@@ -1019,6 +1042,13 @@ def the_gateway_file_is_broken(patient: Patient) -> Broken:
     document = patient.gateway_file = patient.gateway_file or patient.kong_file()
     patient.put_kong_file(yaml.safe_dump(document | {"services": [{"name": "x", "uri": 1}]}), answers=False)
     until(lambda: patient.container("gateway").attrs["RestartCount"], "a restart of the gateway")
+    yield None
+
+
+@fault("gateway-config-invalid", warns=True, leaves="gateway")
+def the_gateway_file_was_broken_under_the_running_gateway(patient: Patient) -> Broken:
+    patient.change_kong_file(lambda document: None)
+    patient.write_kong_file("_format_version: '1.1'\nconsumers: - {")
     yield None
 
 
@@ -1439,6 +1469,13 @@ def postgres_waits_for_its_clients_to_leave(patient: Patient) -> Broken:
             yield None
         finally:
             patient.restart_postgres()
+
+
+@fault("postgres-tls-refused")
+def the_dsn_wants_tls_which_the_server_has_not(patient: Patient) -> Broken:
+    assert patient.setup.dsn is not None
+    dsn = psycopg.conninfo.make_conninfo(patient.setup.dsn.get_secret_value(), sslmode="require")
+    yield patient.setup.model_copy(update={"dsn": SecretStr(dsn)})
 
 
 @fault("postgres-version-unsupported")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import psycopg
 import pytest
+import yaml
 from pydantic import SecretStr, ValidationError
 from rich.console import Console
 
@@ -27,7 +28,7 @@ def made(answer: Callable[[Setup], Finding], name: str, *, after: tuple[Check, .
     return check(f"title of {name}", after=after)(answer)
 
 
-def raising(error: Exception) -> Callable[[Setup], Finding]:
+def raising(error: BaseException) -> Callable[[Setup], Finding]:
     def look(_: Setup) -> Finding:
         raise error
 
@@ -82,9 +83,20 @@ def test_the_exit_status_says_healthy_warnings_failures_or_could_not_look(
     assert examination.root == root
 
 
-def test_a_fault_of_the_doctor_itself_is_not_hidden() -> None:
-    with pytest.raises(ZeroDivisionError):
-        examine(WELL, checks=[made(raising(ZeroDivisionError()), "wrong")])
+def test_what_nobody_foresaw_is_not_hidden_and_takes_no_other_finding_with_it() -> None:
+    wrong = made(raising(yaml.YAMLError("a line of the file: a piece of a secret")), "wrong")
+    after = made(lambda _: pytest.fail("was reached"), "after", after=(wrong,))
+    examination = examine(WELL, checks=[WARNS, wrong, after, INDEPENDENT])
+    assert [finding.status for finding in examination.findings] == ["warning", "skipped", "not reached", "ok"]
+    assert examination.finding(wrong.id).seen.startswith("could not look: YAMLError at doctor/")
+    assert "a piece of a secret" not in examination.model_dump_json()
+    assert examination.unlooked == (wrong.id,)
+    assert examination.exit_status == 3
+
+
+def test_the_examination_ends_when_it_is_interrupted() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        examine(WELL, checks=[made(raising(KeyboardInterrupt()), "wrong")])
 
 
 def test_a_check_without_what_it_needs_is_skipped_with_the_reason() -> None:
