@@ -92,7 +92,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Table:
-    """A table as the catalog describes it."""
+    """A table as the catalog describes it. ``unique`` are the columns of each unique index, the primary key's too."""
 
     schema: str
     name: str
@@ -100,6 +100,7 @@ class Table:
     primary_key: tuple[str, ...]
     foreign_keys: tuple[ForeignKey, ...] = ()
     checks: tuple[Check, ...] = ()
+    unique: tuple[tuple[str, ...], ...] = ()
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"
@@ -164,7 +165,8 @@ CONSTRAINTS = """
     ORDER BY o.contype, o.conname
 """
 UNIQUE_INDEXES = """
-    SELECT unnest(i.indkey::int2[]) AS number FROM pg_index i WHERE i.indrelid = %s AND i.indisunique
+    SELECT (i.indkey::int2[])[0:i.indnkeyatts - 1] AS numbers FROM pg_index i WHERE i.indrelid = %s AND i.indisunique
+    ORDER BY i.indexrelid
 """
 TYPE = """
     SELECT t.typname AS name, t.typtype::text AS kind, t.typcategory::text AS category,
@@ -194,7 +196,8 @@ async def read_table(connection: Connection, schema: str, name: str) -> Table:
         relation = found["oid"]
         attributes = await (await cursor.execute(COLUMNS, (relation,))).fetchall()
         constraints = await (await cursor.execute(CONSTRAINTS, (relation,))).fetchall()
-        unique = {row["number"] for row in await (await cursor.execute(UNIQUE_INDEXES, (relation,))).fetchall()}
+        indexes = [row["numbers"] for row in await (await cursor.execute(UNIQUE_INDEXES, (relation,))).fetchall()]
+        unique = {number for numbers in indexes for number in numbers}
         unique |= {number for row in constraints if row["kind"] == "x" for number in row["numbers"]}
         columns = tuple(
             [
@@ -241,6 +244,8 @@ async def read_table(connection: Connection, schema: str, name: str) -> Table:
             # A check without columns, or of the whole row (number 0), offers nothing to choose.
             if row["kind"] == "c" and row["numbers"] and 0 not in row["numbers"]
         ),
+        # An index with an expression (number 0) is not of columns alone.
+        unique=tuple(tuple(names[number] for number in numbers) for numbers in indexes if 0 not in numbers),
     )
 
 

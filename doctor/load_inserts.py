@@ -19,7 +19,8 @@ from doctor.deliveries import Deliveries, row_key
 from doctor.failures import ProbeFailedError
 from doctor.outputs import Outputs
 from doctor.plan import Chosen, key_of
-from doctor.removal import REMOVE_SECONDS
+from doctor.removal import REMOVE_SECONDS, Fate, fate
+from doctor.rendering import by_key
 from doctor.sample_row import sample_row
 
 INSERTS_A_WRITER = 40
@@ -46,12 +47,12 @@ class Inserts:
         self._claims = claims_of(key_of(outputs, chosen.plan.writer))
         self._rng = random.SystemRandom()
         self._keys: list[tuple[str, ...]] = []
-        self._transactions: set[str] = set()
-
-    @property
-    def last_key(self) -> tuple[str, ...]:
+        self._doubtful: dict[str, tuple[str, ...]] = {}
+        """By the number of their transactions, the rows of which the database has not said that they are committed."""
+        self._kept: list[tuple[str, ...]] = []
+        self._others: list[tuple[str, ...]] = []
+        self.last_key: tuple[str, ...] = ()
         """The primary key of the row inserted last, as text."""
-        return self._keys[-1]
 
     async def run(self, *, rate: float, seconds: float, inserts: int) -> None:
         """Makes the inserts, with as many connections as the rate needs; returns when the time is over."""
@@ -113,12 +114,11 @@ class Inserts:
         transaction, *rendered = answer
         texts, seen = rendered[: len(key_columns)], rendered[len(key_columns) :]
         key: Hashable = row_key(key_columns, dict(zip((c.name for c in key_columns), seen, strict=True)))
-        self._keys.append(tuple(texts))
-        self._transactions.add(transaction)  # until the database has said that it is over
+        self.last_key = self._doubtful[transaction] = tuple(texts)
         number = self.deliveries.committing(key, time.perf_counter())
         await connection.commit()
         self.deliveries.committed(number)
-        self._transactions.discard(transaction)
+        self._keys.append(self._doubtful.pop(transaction))
 
     async def remove(self) -> str | None:
         """Removes every row, those of broken-off commits too, within REMOVE_SECONDS; else why not, in words.
@@ -126,11 +126,13 @@ class Inserts:
         To be called once nothing is inserted any more.
         """
         deadline = time.monotonic() + REMOVE_SECONDS
-        while self._keys:
+        reason = ""
+        while self._keys or self._doubtful:
             try:
                 async with connected(self.outputs, REMOVE_SECONDS) as connection:
-                    await self._remove(connection, deadline)
-                    continue
+                    await self._settle(connection)
+                    await self._remove(connection)
+                reason = ""
             except ProbeFailedError as failed:
                 reason = failed.failure.seen
             except psycopg.OperationalError as failed:
@@ -138,44 +140,88 @@ class Inserts:
             except psycopg.Error as refused:
                 reason, deadline = first_line(refused), 0.0
             if time.monotonic() >= deadline:
-                table, first = self.chosen.table, ", ".join(self._keys[0])
-                return (
-                    f"{len(self._keys)} rows of {table} could not be removed ({reason}); remove them by hand: "
-                    f"the first has the primary key {first}"
-                )
-            await asyncio.sleep(RETRY_SECONDS)
-        if self._transactions:
+                break
+            if self._keys or self._doubtful:
+                await asyncio.sleep(RETRY_SECONDS)
+        return self._left_behind(reason)
+
+    def _left_behind(self, reason: str) -> str | None:
+        table = self.chosen.table
+        if left := [*self._keys, *self._kept]:
+            reason = reason or "a trigger, rule or policy of the table keeps them"
             return (
-                f"{len(self._transactions)} transactions of this run are still under way, whose rows of "
-                f"{self.chosen.table} cannot be seen yet; end their sessions (application_name 'doctor probe')"
+                f"{len(left)} rows of {table} could not be removed ({reason}); remove them by hand: "
+                f"the first has the primary key {', '.join(left[0])}"
+            )
+        if self._others:
+            return (
+                f"{len(self._others)} rows of {table} have the primary key of a row whose commit was broken off, and "
+                "are other ones or were changed since; look whose they are: the first has the primary key "
+                + ", ".join(self._others[0])
+            )
+        if self._doubtful:
+            return (
+                f"{len(self._doubtful)} transactions of this run are still under way, whose rows of "
+                f"{table} cannot be seen yet; end their sessions (application_name 'doctor probe')"
             )
         return None
 
-    async def _remove(self, connection: Connection, deadline: float) -> None:
-        while self._transactions and time.monotonic() < deadline:
-            query = (
-                "SELECT x FROM unnest(CAST(%s AS text[])) AS x WHERE pg_xact_status(CAST(x AS xid8)) = 'in progress'"
-            )
-            rows = await (await connection.execute(query, (list(self._transactions),))).fetchall()
-            await connection.rollback()
-            self._transactions = {row[0] for row in rows}
-            if self._transactions:
-                await asyncio.sleep(RETRY_SECONDS)
-        statement = deletion(self.chosen.table)
+    async def _settle(self, connection: Connection) -> None:
+        """Asks what became of the commits that were broken off.
+
+        Of one that was rolled back, or whose row another transaction has written since, nothing is deleted: a row with
+        that key would be the application's.
+        """
+        table = self.chosen.table
+        query = sql.SQL("SELECT CAST(xmin AS text) FROM {} WHERE {}").format(table.quoted, by_key(table))
+        for transaction, key in list(self._doubtful.items()):
+            found = await fate(connection, transaction)
+            if found is Fate.UNDER_WAY:
+                continue
+            if found is Fate.COMMITTED:
+                row = await (await connection.execute(query, key)).fetchone()
+                await connection.rollback()
+                if row is not None:
+                    same = int(row[0]) == int(transaction) % 2**32  # what a row keeps of an xid8
+                    (self._keys if same else self._others).append(key)
+            del self._doubtful[transaction]
+
+    async def _remove(self, connection: Connection) -> None:
+        statement, remaining = deletion(self.chosen.table), still_there(self.chosen.table)
         while self._keys:
             batch = self._keys[-ROWS_A_DELETE:]
-            await connection.execute(statement, [list(column) for column in zip(*batch, strict=True)])
+            columns = [list(column) for column in zip(*batch, strict=True)]
+            gone = await connection.execute(statement, columns)
             await connection.commit()
             del self._keys[-ROWS_A_DELETE:]
+            if gone.rowcount < len(batch):  # or somebody else has deleted them
+                self._kept += [tuple(row) for row in await (await connection.execute(remaining, columns)).fetchall()]
+                await connection.rollback()
 
 
 def deletion(table: Table) -> sql.Composed:
     """The statement that removes rows by their primary keys, with an array of texts for each column of the key."""
+    keys, condition = _by_keys(table)
+    return sql.SQL("DELETE FROM {} AS t USING {} WHERE {}").format(table.quoted, keys, condition)
+
+
+def still_there(table: Table) -> sql.Composed:
+    """The query for those of the rows that are there, with the parameters of the deletion: their keys as texts."""
+    keys, condition = _by_keys(table)
+    columns = sql.SQL(", ").join(
+        sql.SQL("CAST(t.{} AS text)").format(quoted(column.name)) for column in table.key_columns
+    )
+    return sql.SQL("SELECT {} FROM {} AS t, {} WHERE {}").format(columns, table.quoted, keys, condition)
+
+
+def _by_keys(table: Table) -> tuple[sql.Composed, sql.Composed]:
+    """Keys as a table k, and the condition that a row t has one of them."""
     names = [sql.Identifier(f"key {number}") for number in range(len(table.primary_key))]
-    return sql.SQL("DELETE FROM {} AS t USING unnest({}) AS k ({}) WHERE {}").format(
-        table.quoted,
-        sql.SQL(", ").join([sql.SQL("CAST({} AS text[])").format(sql.Placeholder())] * len(names)),
-        sql.SQL(", ").join(names),
+    return (
+        sql.SQL("unnest({}) AS k ({})").format(
+            sql.SQL(", ").join([sql.SQL("CAST({} AS text[])").format(sql.Placeholder())] * len(names)),
+            sql.SQL(", ").join(names),
+        ),
         sql.SQL(" AND ").join(
             sql.SQL("t.{} = CAST(k.{} AS {})").format(quoted(column.name), name, catalog_sql(column.cast))
             for column, name in zip(table.key_columns, names, strict=True)

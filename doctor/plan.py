@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import psycopg
+from psycopg import sql
 from psycopg.errors import InsufficientPrivilege
 
 from doctor.api_role import become, claims_of, resume
 from doctor.catalog import Column, Connection, Table, UnusableTableError, read_table
 from doctor.failures import UP, Cause, Failure, ProbeFailedError
 from doctor.outputs import Outputs, PublishedTable
-from doctor.rendering import rendered, same, selectable
+from doctor.removal import require_removable
+from doctor.rendering import by_key, rendered, same, selectable
 from doctor.sample_row import SampleRow, sample_row
 from doctor.subscription import Change
 from settings import ApiRole, Event
@@ -78,19 +80,25 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Written:
-    """A row inserted in the transaction under way: its primary key as text, and what an event has to show."""
+    """A row inserted in the transaction under way: its primary key as text, and what an event has to show.
+
+    ``version`` is its xmin, which is not the transaction's number: it is written in a savepoint.
+    """
 
     key: tuple[str, ...]
     expected: dict[str, object]
     transaction: str
+    version: str
 
 
 async def choose(
     connection: Connection, outputs: Outputs, rng: random.Random, among: Sequence[Plan] | None = None
 ) -> tuple[Chosen, list[str]]:
-    """The first plan whose table takes a sample row, tried in a transaction that is rolled back, and notes.
+    """The first plan whose table takes a sample row and lets it go, tried in a transaction that is rolled back, and
+    notes.
 
-    ``among`` are the plans, by default those of the probe. A table that no sample row fits is passed over with a note.
+    ``among`` are the plans, by default those of the probe. A table that no sample row fits, or that keeps its rows, is
+    passed over with a note.
     If every table that the writer was declared to write refuses it, that is a failure and no reason to write as
     somebody else. Raises ProbeFailedError.
     """
@@ -107,7 +115,8 @@ async def choose(
             columns = await selectable(connection, table, plan.subscriber)
             chosen = Chosen(plan, table, columns)
             async with connection.transaction(force_rollback=True):
-                await write(connection, chosen, await sample_row(connection, table, rng), outputs)
+                written = await write(connection, chosen, await sample_row(connection, table, rng), outputs)
+                await require_removable(connection, table, written)
         except UnusableTableError as unfit:
             unusable.add(plan.table.table)
             notes.append(str(unfit))
@@ -155,7 +164,10 @@ async def write(connection: Connection, chosen: Chosen, row: SampleRow, outputs:
         )
     key = tuple(answer)
     expected = await rendered(connection, chosen.table, key, chosen.columns)
-    return Written(key, expected, transaction[0])
+    query = sql.SQL("SELECT CAST(xmin AS text) FROM {} WHERE {}").format(chosen.table.quoted, by_key(chosen.table))
+    version = await (await connection.execute(query, key)).fetchone()
+    assert version is not None, "the row was there for the statement before"
+    return Written(key, expected, transaction[0], version[0])
 
 
 def key_of(outputs: Outputs, role: ApiRole) -> str:

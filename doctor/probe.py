@@ -124,6 +124,7 @@ class _Run:
         self.patience = timeout / EVENT_SHARE
         self.result = ProbeResult(requested=count)
         self.rng = random.SystemRandom()
+        self.left_behind = False
 
     def fail(self, failure: Failure) -> None:
         """Adds a failure, each cause once."""
@@ -154,7 +155,7 @@ class _Run:
                     self._update(subscribed_after_ms=_milliseconds(started, time.perf_counter()))
                     await self._wait_for_slot(connection, subscription)
                     while self.result.sent < self.result.requested and self.result.lost < EVENT_SHARE:
-                        if not await self._one(connection, chosen, subscription):
+                        if not await self._one(connection, chosen, subscription) or self.left_behind:
                             break
         except psycopg.Error as failed:
             self.fail(failure_of(self.outputs, failed))
@@ -219,6 +220,7 @@ class _Run:
     async def _remove(self, connection: Connection, chosen: Chosen, written: Written, *, committed: bool) -> None:
         left_behind = await remove(self.outputs, connection, chosen.table, written, committed=committed)
         if left_behind is not None:
+            self.left_behind = True  # as every further row would be
             self.fail(left_behind)
 
     def _judge(self, change: Change, committing: float, written: Written, chosen: Chosen) -> bool:

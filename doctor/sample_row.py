@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from psycopg import DataError, IntegrityError, sql
 
-from doctor.catalog import Check, Column, Connection, Table, UnusableTableError, catalog_sql, quoted
+from doctor.catalog import Check, Column, Connection, ForeignKey, Table, UnusableTableError, catalog_sql, quoted
 from doctor.sample_values import candidates, constants
 
 MAX_COMBINATIONS = 20_000
@@ -50,8 +50,8 @@ async def sample_row(connection: Connection, table: Table, rng: random.Random) -
     """A row for the table that differs from every other in its unique columns. Reads, and writes nothing.
 
     Raises UnusableTableError with the column and the reason when there is none: a type without known values, a foreign
-    key to an empty table, constraints that no candidate satisfies. Constraints over columns with defaults, and
-    triggers, are left for the INSERT to find out.
+    key to an empty table, constraints that no candidate satisfies, or a row of the application's that has to stand in
+    the same place. Constraints over columns with defaults, and triggers, are left for the INSERT to find out.
     """
     required = {column.name: column for column in table.columns if column.required}
     values = await _referenced_keys(connection, table, set(required))
@@ -71,33 +71,30 @@ async def sample_row(connection: Connection, table: Table, rng: random.Random) -
 async def _referenced_keys(connection: Connection, table: Table, required: set[str]) -> dict[str, str]:
     """Values for the columns of every foreign key that has to be satisfied, from rows that exist."""
     values: dict[str, str] = {}
-    for key in table.foreign_keys:
-        columns = [table.column(name) for name in key.columns]
-        if not any(column.name in required for column in columns):
-            continue
-        if any(not column.required and not column.has_default for column in columns):
-            continue  # one column stays null, which satisfies the key (MATCH SIMPLE)
+    for key in _to_satisfy(table, required):
         pairs = list(zip(key.columns, key.referenced, strict=True))
         fixed = [(referenced, values[name]) for name, referenced in pairs if name in values]
         conditions: list[sql.Composable] = [
             sql.SQL("{} = {}").format(quoted("r", name), sql.Placeholder()) for name, _ in fixed
         ]
-        if all(column.unique for column in columns):
-            conditions.append(
-                sql.SQL("NOT EXISTS (SELECT FROM {} AS t WHERE {})").format(
-                    table.quoted,
-                    sql.SQL(" AND ").join(
-                        sql.SQL("{} = {}").format(quoted("t", name), quoted("r", referenced))
-                        for name, referenced in pairs
-                    ),
-                )
-            )
-        query = sql.SQL("SELECT {} FROM {} AS r WHERE {} LIMIT 1").format(
+        query = sql.SQL("SELECT {} FROM {} AS r WHERE {}").format(
             sql.SQL(", ").join(sql.SQL("CAST({} AS text)").format(quoted("r", referenced)) for _, referenced in pairs),
             quoted(key.schema, key.table),
             sql.SQL(" AND ").join(conditions or [sql.SQL("true")]),
         )
-        row = await (await connection.execute(query, [value for _, value in fixed])).fetchone()
+        queries = [query]
+        if all(table.column(name).unique for name in key.columns):  # one without a row here, if there is one
+            unused = sql.SQL("NOT EXISTS (SELECT FROM {} AS t WHERE {})").format(
+                table.quoted,
+                sql.SQL(" AND ").join(
+                    sql.SQL("{} = {}").format(quoted("t", name), quoted("r", referenced)) for name, referenced in pairs
+                ),
+            )
+            queries.insert(0, sql.SQL("{} AND {}").format(query, unused))
+        row = None
+        for query in queries:
+            parameters = [value for _, value in fixed]
+            row = row or await (await connection.execute(query + sql.SQL(" LIMIT 1"), parameters)).fetchone()
         if row is None:
             raise UnusableTableError(
                 f"{table}: {', '.join(key.columns)} must name a row of {key.schema}.{key.table} ({key.name}), "
@@ -105,6 +102,28 @@ async def _referenced_keys(connection: Connection, table: Table, required: set[s
             )
         values |= dict(zip(key.columns, row, strict=True))
     return values
+
+
+def _to_satisfy(table: Table, required: set[str]) -> list[ForeignKey]:
+    """The foreign keys for which an existing row is needed: not those of which a column stays null (MATCH SIMPLE).
+
+    Raises UnusableTableError when they make up a whole unique key, as a 1:1 table's does: the application may write
+    that very row meanwhile. Its insert would fail, and what its upsert wrote would be deleted with the sample row.
+    """
+    found = []
+    for key in table.foreign_keys:
+        columns = [table.column(name) for name in key.columns]
+        null = any(not column.required and not column.has_default for column in columns)
+        if not null and any(column.name in required for column in columns):
+            found.append(key)
+    related = {name for key in found for name in key.columns}
+    for unique in table.unique:
+        if related.issuperset(unique):
+            raise UnusableTableError(
+                f"{table}: there is one row for each value of {', '.join(unique)} in the rows it refers to, so that a "
+                "sample row would stand in for one of the application's; declare another table"
+            )
+    return found
 
 
 async def _accepted(connection: Connection, table: Table, column: Column, rng: random.Random) -> list[str]:

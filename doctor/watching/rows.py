@@ -19,7 +19,7 @@ from doctor.database import RETRY_SECONDS, failure_of, first_line, opened, passw
 from doctor.failures import Cause, Failure, ProbeFailedError
 from doctor.outputs import Outputs
 from doctor.plan import Chosen, Written, choose, key_of, write
-from doctor.removal import REMOVE_SECONDS, deletion, finished
+from doctor.removal import REMOVE_SECONDS, RowKeptError, by_hand, removed
 from doctor.sample_row import sample_row
 from doctor.silence import silence
 
@@ -89,14 +89,16 @@ class Rows:
         async with self._reaching() as connection:
             for _ in range(len(self._removable)):
                 written, committed = self._removable[0]
-                if committed or await finished(connection, written):
-                    try:
-                        await connection.execute(deletion(chosen.table, written.key))
-                        await connection.commit()
-                    except psycopg.OperationalError:
-                        raise
-                    except psycopg.Error as refused:
-                        raise ProbeFailedError(_left_behind(chosen, written, first_line(refused))) from None
+                try:
+                    gone = await removed(connection, chosen.table, written, committed=committed)
+                except psycopg.OperationalError:
+                    raise
+                except (psycopg.Error, RowKeptError) as refused:
+                    failure = _left_behind(
+                        chosen, first_line(refused), by_hand(chosen.table, written, committed=committed)
+                    )
+                    raise ProbeFailedError(failure) from None
+                if gone:
                     self._removable.popleft()
                 else:
                     self._removable.rotate(-1)
@@ -118,7 +120,7 @@ class Rows:
                     break
                 if self._removable:
                     await asyncio.sleep(RETRY_SECONDS)
-            return tuple(deletion(chosen.table, written.key).as_string() for written, _ in self._removable)
+            return tuple(by_hand(chosen.table, written, committed=committed) for written, committed in self._removable)
         finally:
             await self.close()
 
@@ -190,11 +192,10 @@ def _refused(reason: str) -> Failure:
     )
 
 
-def _left_behind(chosen: Chosen, written: Written, reason: str) -> Failure:
+def _left_behind(chosen: Chosen, reason: str, statement: str) -> Failure:
     return Failure(
         cause=Cause.LEFT_BEHIND,
         waited_for=f"the removal of the watch's row from {chosen.table}",
         seen=reason,
-        likely="the database refuses the deletion; remove the row by hand: "
-        + deletion(chosen.table, written.key).as_string(),
+        likely=f"the database refuses the deletion; remove the row by hand: {statement}",
     )

@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, LiteralString, TypeVar
 
 import jwt
@@ -22,7 +23,8 @@ from doctor.outputs import Outputs
 from doctor.plan import Chosen, Written, choose, plans, write
 from doctor.rendering import selectable
 from doctor.sample_row import SampleRow, sample_row
-from doctor.silence import decoding, silence, slots
+from doctor.silence import Slots, decoding, silence, slots
+from tests.unit.realtime_server import live, server
 
 ResultT = TypeVar("ResultT")
 Admin = psycopg.Connection[tuple[Any, ...]]
@@ -197,16 +199,43 @@ def test_a_foreign_key_is_given_a_row_that_exists(ask: Ask, admin: Admin) -> Non
     assert inserted(ask, "orders")[0].values == {"number": "7", "region": "north"}
 
 
-def test_a_one_to_one_relation_is_given_a_row_that_is_still_free(ask: Ask, admin: Admin) -> None:
+@pytest.mark.parametrize(
+    ("definition", "columns"),
+    [
+        ("client integer PRIMARY KEY REFERENCES public.clients", "client"),
+        ("id serial PRIMARY KEY, client integer NOT NULL UNIQUE REFERENCES public.clients", "client"),
+        (
+            "client integer REFERENCES public.clients, of integer REFERENCES public.clients, PRIMARY KEY (client, of)",
+            "client, of",
+        ),
+    ],
+)
+def test_a_row_that_would_stand_in_for_one_of_the_applications_is_not_made(
+    ask: Ask, admin: Admin, definition: LiteralString, columns: str
+) -> None:
+    """What the application upserts there while the row is in its place would be deleted with it."""
     make(
         admin,
         "CREATE TABLE public.clients (id integer PRIMARY KEY)",
         "INSERT INTO public.clients VALUES (1), (2)",
-        "CREATE TABLE public.profiles (client integer PRIMARY KEY REFERENCES public.clients)",
-        "INSERT INTO public.profiles VALUES (1)",
+        f"CREATE TABLE public.profiles ({definition})",
     )
-    assert inserted(ask, "profiles")[0].values == {"client": "2"}
-    assert "must name a row of public.clients" in refusal(ask, "profiles")
+    assert f"public.profiles: there is one row for each value of {columns} in the rows it refers" in refusal(
+        ask, "profiles"
+    )
+
+
+def test_rows_of_one_client_are_told_apart_by_the_rest_of_their_key(ask: Ask, admin: Admin) -> None:
+    make(
+        admin,
+        "CREATE TABLE public.clients (id integer PRIMARY KEY)",
+        "INSERT INTO public.clients VALUES (1)",
+        "CREATE TABLE public.orders (client integer REFERENCES public.clients, number integer, note text,"
+        " PRIMARY KEY (client, number))",
+        "CREATE UNIQUE INDEX ON public.orders (client, lower(note))",
+    )
+    inserted(ask, "orders", 3)
+    assert admin.execute("SELECT count(*), count(DISTINCT client) FROM public.orders").fetchone() == (3, 1)
 
 
 def test_a_foreign_key_to_an_empty_table_is_named(ask: Ask, admin: Admin) -> None:
@@ -457,27 +486,139 @@ def test_a_row_is_removed_though_the_connection_that_wrote_it_is_gone(ask: Ask, 
     assert admin.execute("SELECT count(*) FROM public.wells").fetchone() == (0,)
 
 
-def test_a_row_that_cannot_be_removed_is_left_with_the_statement_that_would(
-    ask: Ask, admin: Admin, wells: Outputs
+KEEP: LiteralString = (
+    "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'rows are kept'; END $$;"
+    "CREATE TRIGGER keep BEFORE DELETE ON public.wells FOR EACH ROW EXECUTE FUNCTION keep()"
+)
+SOFT_BY_RULE: LiteralString = (
+    "ALTER TABLE public.wells ADD deleted_at timestamptz;"
+    "CREATE RULE soft AS ON DELETE TO public.wells DO INSTEAD"
+    " UPDATE public.wells SET deleted_at = now() WHERE id = old.id"
+)
+SOFT_BY_TRIGGER: LiteralString = (
+    "ALTER TABLE public.wells ADD deleted_at timestamptz;"
+    "CREATE FUNCTION soft() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+    " UPDATE public.wells SET deleted_at = now() WHERE id = old.id; RETURN NULL; END $$;"
+    "CREATE TRIGGER soft BEFORE DELETE ON public.wells FOR EACH ROW EXECUTE FUNCTION soft()"
+)
+CHILD: LiteralString = (
+    "CREATE TABLE public.logs (well bigint REFERENCES public.wells DEFERRABLE INITIALLY DEFERRED);"
+    "CREATE FUNCTION log() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN"
+    " INSERT INTO public.logs VALUES (new.id); RETURN NULL; END $$;"
+    "CREATE TRIGGER log AFTER INSERT ON public.wells FOR EACH ROW EXECUTE FUNCTION log()"
+)
+
+
+@pytest.mark.parametrize(
+    ("keeping", "reason"),
+    [
+        (KEEP, " (rows are kept)"),
+        (SOFT_BY_RULE, ""),
+        (SOFT_BY_TRIGGER, ""),
+        (CHILD, ' (update or delete on table "wells" violates foreign key constraint'),
+    ],
+)
+def test_a_table_that_keeps_its_rows_is_not_used(
+    ask: Ask, admin: Admin, wells: Outputs, keeping: LiteralString, reason: str
 ) -> None:
+    """Neither by the probe, nor the watch, nor the load test, which all choose it in this way."""
+    make(admin, "CREATE TABLE public.news (id serial PRIMARY KEY)", keeping)
+    open_to_anon(admin, "public.news")
+    make(admin, "GRANT USAGE ON SEQUENCE public.news_id_seq TO anon")
+    (table,) = wells.tables
+    outputs = wells.model_copy(update={"tables": (table, table.model_copy(update={"table": "public.news"}))})
+
+    async def question(connection: Connection) -> tuple[Chosen, list[str]]:
+        return await choose(connection, outputs, random.SystemRandom())
+
+    chosen, notes = ask(question)
+    assert str(chosen.table) == "public.news"
+    (note,) = notes
+    assert note.startswith(f"public.wells: a trigger, rule or policy keeps its rows from being deleted{reason}")
+    assert note.endswith("; declare another table")
+    assert admin.execute("SELECT count(*) FROM public.wells").fetchone() == (0,)
+
+
+def test_a_trigger_of_the_deletion_is_tried_as_who_will_delete(ask: Ask, admin: Admin, wells: Outputs) -> None:
     make(
         admin,
-        "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'rows are kept'; END $$",
-        "CREATE TRIGGER keep BEFORE DELETE ON public.wells FOR EACH ROW EXECUTE FUNCTION keep()",
+        """CREATE FUNCTION mine() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF coalesce(current_setting('request.jwt.claims', true), '') <> '' OR current_user = 'anon' THEN
+                RAISE 'only the owner deletes';
+            END IF; RETURN old; END $$""",
+        "CREATE TRIGGER mine BEFORE DELETE ON public.wells FOR EACH ROW EXECUTE FUNCTION mine()",
     )
+    assert str(ask(lambda connection: chosen_for(connection, wells)).table) == "public.wells"
 
+
+@pytest.mark.parametrize(
+    ("keeping", "reason"), [(KEEP, "rows are kept"), (SOFT_BY_RULE, "the database deletes nothing: a trigger, rule")]
+)
+def test_a_row_that_cannot_be_removed_is_left_with_the_statement_that_would(
+    ask: Ask, admin: Admin, wells: Outputs, keeping: LiteralString, reason: str
+) -> None:
     async def question(connection: Connection) -> Failure | None:
         chosen, written = await written_to(connection, wells)
         await connection.commit()
+        make(admin, keeping)
         return await removal.remove(wells, connection, chosen.table, written, committed=True)
 
     left = ask(question)
     assert left.cause is Cause.LEFT_BEHIND
-    assert left.seen == "rows are kept"
+    assert left.seen.startswith(reason)
     statement = left.likely.partition("by hand: ")[2]
-    make(admin, "DROP TRIGGER keep ON public.wells")
+    make(admin, "DROP TRIGGER IF EXISTS keep ON public.wells", "DROP RULE IF EXISTS soft ON public.wells")
     admin.execute(statement)
     assert admin.execute("SELECT count(*) FROM public.wells").fetchone() == (0,)
+
+
+def test_a_row_that_somebody_else_has_removed_is_gone(ask: Ask, admin: Admin, wells: Outputs) -> None:
+    async def question(connection: Connection) -> Failure | None:
+        chosen, written = await written_to(connection, wells)
+        await connection.commit()
+        admin.execute("DELETE FROM public.wells")
+        return await removal.remove(wells, connection, chosen.table, written, committed=True)
+
+    assert ask(question) is None
+
+
+THEIRS: LiteralString = "INSERT INTO public.wells OVERRIDING SYSTEM VALUE SELECT %s::text::bigint, 'of the application'"
+
+
+def test_a_row_with_the_key_of_one_that_was_rolled_back_is_left_alone(ask: Ask, admin: Admin, wells: Outputs) -> None:
+    """A commit breaks off, Postgres recovers without it, and the application writes a row in its place."""
+
+    async def question(connection: Connection) -> Failure | None:
+        chosen, written = await written_to(connection, wells)
+        admin.execute("SELECT pg_terminate_backend(%s, 5000)", [connection.info.backend_pid])
+        await connection.close()
+        admin.execute(THEIRS, written.key)
+        return await removal.remove(wells, connection, chosen.table, written, committed=False)
+
+    assert ask(question) is None
+    assert admin.execute("SELECT name FROM public.wells").fetchall() == [("of the application",)]
+
+
+@pytest.mark.parametrize("later", [0, 1_000_000], ids=["given out anew", "not given out again yet"])
+def test_a_transaction_whose_number_a_crash_made_free_is_not_taken_for_the_rows(
+    ask: Ask, admin: Admin, wells: Outputs, later: int
+) -> None:
+    async def question(connection: Connection) -> Failure | None:
+        chosen, written = await written_to(connection, wells)
+        await connection.rollback()
+        admin.execute(THEIRS, written.key)
+        (theirs,) = admin.execute("SELECT pg_current_xact_id()::text::bigint - 1").fetchone() or ()
+        reborn = replace(written, transaction=str(theirs + later))
+        return await removal.remove(wells, connection, chosen.table, reborn, committed=False)
+
+    left = ask(question)
+    assert admin.execute("SELECT name FROM public.wells").fetchall() == [("of the application",)]
+    if later:
+        assert left is None
+    else:
+        assert left.seen == "the row with its primary key is another one, or was changed since; look whose it is"
+        admin.execute(left.likely.partition("by hand: ")[2])
+        assert admin.execute("SELECT name FROM public.wells").fetchall() == [("of the application",)]
 
 
 # --- why nothing comes ------------------------------------------------------------------------------------------
@@ -553,6 +694,31 @@ def test_a_probe_without_a_gateway_says_so_and_leaves_no_row(admin: Admin, wells
     assert (result.table, result.sent) == ("public.wells", 0)
     assert [found.cause for found in result.failures] == [Cause.GATEWAY_UNREACHABLE]
     assert admin.execute("SELECT count(*) FROM public.wells").fetchone() == (0,)
+
+
+def test_a_probe_whose_row_cannot_be_removed_writes_no_other(
+    admin: Admin, wells: Outputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(
+        admin,
+        "ALTER TABLE public.wells ADD writer bigint DEFAULT txid_current()",
+        """CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF old.writer <> txid_current() THEN RETURN NULL; END IF; RETURN old; END $$""",
+        "CREATE TRIGGER keep BEFORE DELETE ON public.wells FOR EACH ROW EXECUTE FUNCTION keep()",
+    )
+
+    async def read(_: Connection) -> Slots:  # there is no wal2json here
+        return Slots(held=True, idle_seconds=0.0, used=1, most=1)
+
+    async def run() -> probe.ProbeResult:
+        async with server(live) as url:
+            stack = wells.model_copy(update={"realtime_url": url})
+            return await probe.probe(stack, count=2, timeout=1.5)
+
+    monkeypatch.setattr(probe, "slots", read)
+    result = asyncio.run(run())
+    assert (result.sent, admin.execute("SELECT count(*) FROM public.wells").fetchone()) == (1, (1,))
+    assert [found.cause for found in result.failures] == [Cause.NOT_RECEIVED, Cause.LEFT_BEHIND]
 
 
 @pytest.mark.parametrize(

@@ -145,3 +145,33 @@ def test_a_row_that_the_database_will_not_remove_is_named_with_its_statement(wel
 
     (statement,) = asyncio.run(run())
     assert statement.startswith('DELETE FROM "public"."wells" WHERE "id" = ')
+
+
+def test_a_row_that_is_only_marked_as_deleted_is_named_with_its_statement(wells: Outputs, admin: Admin) -> None:
+    async def run() -> tuple[str, ...]:
+        rows = Rows(wells)
+        chosen, row = await written(rows)
+        await rows.commit()
+        rows.discard(row, committed=True)
+        admin.execute("CREATE RULE soft AS ON DELETE TO public.wells DO INSTEAD NOTHING")
+        with pytest.raises(ProbeFailedError, match="the database deletes nothing"):
+            await rows.remove(chosen)
+        return await rows.remove_all(chosen)
+
+    (statement,) = asyncio.run(run())
+    assert statement.startswith('DELETE FROM "public"."wells" WHERE "id" = ')
+
+
+def test_of_a_commit_that_was_rolled_back_nothing_is_removed(wells: Outputs, admin: Admin) -> None:
+    async def run() -> tuple[str, ...]:
+        rows = Rows(wells)
+        chosen, row = await written(rows)
+        admin.execute("SELECT pg_terminate_backend(%s, 5000)", [backend(admin)])
+        with pytest.raises(DatabaseDownError):
+            await rows.commit()
+        rows.discard(row, committed=False)
+        admin.execute("INSERT INTO public.wells OVERRIDING SYSTEM VALUE SELECT %s::text::bigint, 'theirs'", row.key)
+        return await rows.remove_all(chosen)
+
+    assert asyncio.run(run()) == ()
+    assert count(admin) == 1

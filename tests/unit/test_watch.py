@@ -425,7 +425,7 @@ class Wells(Rows):
                 Failure(cause=Cause.DATABASE, waited_for="x", seen="connection refused", likely="stopped")
             )
         self.written += 1
-        return Written((str(self.written),), {"id": self.written}, "1")
+        return Written((str(self.written),), {"id": self.written}, "1", "1")
 
     async def commit(self) -> None:
         number = self.written
