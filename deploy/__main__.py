@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from deploy import commands, rotation
+from deploy.docker_failures import DOCKER_ERRORS, docker_failure
 from deploy.errors import DeployError
 from deploy.scrape import EXPORTER
 from settings import DEVELOPMENT_STACK, SettingsError
 
+INTERRUPTED = 130
 COMMANDS: dict[str, tuple[Callable[[str], int], str]] = {
     "preview": (commands.preview, "show what an update would change"),
     "drift": (commands.drift, "exit 0 when the world is as declared, 7 when it is not"),
@@ -56,13 +58,19 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 1 for what the user has to mend first, else the exit code of what ran."""
+    """Run one command; 1 for what the user has to mend first, INTERRUPTED, else the exit code of what ran."""
     chosen = parser().parse_args(arguments)
     try:
         code: int = chosen.run(chosen)
     except (SettingsError, DeployError) as faulty:
         print(*faulty.faults, sep="\n", file=sys.stderr)
         return 1
+    except DOCKER_ERRORS as failed:
+        print(*docker_failure(failed).faults, sep="\n", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
     return code
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shlex
@@ -27,8 +28,8 @@ OLDEST = 15
 publications."""
 LOCK_SECONDS = 60
 """How long a dump waits for a table that somebody holds exclusively."""
-SESSION = "supabase-realtime restore"
-"""Name of the restoring session in pg_stat_activity."""
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+"""How a file system without hard links, as of a memory stick or a Windows share, refuses one."""
 KEPT = (
     "SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' "
     "AND oid NOT IN (SELECT oid FROM application_schema) ORDER BY 1"
@@ -62,16 +63,15 @@ class Server:
     conninfo: str = field(repr=False)
     """How this process reaches it."""
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """libpq's variables: no program's command line has the password."""
+    def environment(self, session: str) -> dict[str, str]:
+        """libpq's variables, with the session's name: no program's command line has the password."""
         return {
             "PGHOST": self.host,
             "PGPORT": str(self.port),
             "PGUSER": self.user,
             "PGDATABASE": self.database,
             "PGPASSWORD": self.password,
-            "PGAPPNAME": SESSION,
+            "PGAPPNAME": session,
         }
 
 
@@ -143,19 +143,33 @@ def back_up(server: Server, path: Path) -> Contents:
         raise DeployError(f"{path.parent} cannot be written to ({refused.strerror}); name another file") from None
     try:
         with os.fdopen(descriptor, "wb") as file:
-            done = server.commands.run(command, environment=server.environment, output=file.write)
+            environment = server.environment("supabase-realtime backup")
+            done = server.commands.run(command, environment=environment, output=file.write)
             if done.code:
                 raise DeployError(f"pg_dump failed: {first_error(done)}; no backup was made")
             file.flush()
             os.fsync(file.fileno())
         contents = read_contents(server, partial)
-        partial.rename(path)
+        _name(partial, path)
         _sync_folder(path.parent)
+    except FileExistsError:
+        raise DeployError(f"{path} was made meanwhile by somebody else; name another file") from None
     except OSError as failed:
         raise DeployError(f"{path} cannot be written ({failed.strerror}); no backup was made") from None
     finally:
         partial.unlink(missing_ok=True)
     return contents
+
+
+def _name(whole: Path, path: Path) -> None:
+    """Give a file its name. Raises FileExistsError when another has it: two backups at once never overwrite."""
+    try:
+        path.hardlink_to(whole)
+    except OSError as refused:
+        if refused.errno not in NO_LINKS:
+            raise
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        whole.rename(path)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -200,9 +214,12 @@ def read_contents(server: Server, path: Path) -> Contents:
 
 
 def chunks(file: BinaryIO) -> Iterator[bytes]:
-    """A file in pieces."""
-    while piece := file.read(CHUNK):
-        yield piece
+    """A file in pieces. Raises DeployError when it cannot be read to its end."""
+    try:
+        while piece := file.read(CHUNK):
+            yield piece
+    except OSError as failed:
+        raise DeployError(f"{file.name} cannot be read ({failed.strerror}); copy it to another disk") from None
 
 
 def check_restorable(server: Server, path: Path, contents: Contents, *, replace: bool) -> str:
@@ -244,8 +261,9 @@ def replace_database(server: Server, path: Path, listing: str, *, replace: bool)
     """Put the entries of a dump in the place of the application's schemas, in one transaction.
 
     Raises DeployError when it fails, which says whether anything was changed: the server itself is asked. An
-    interruption ends the session, and with it the transaction.
+    interruption ends the session, and with it the transaction, and is a DeployError, too.
     """
+    session = f"supabase-realtime restore {secrets.token_hex(8)}"
     begin = b"".join((SQL / name).read_bytes() for name in ("restore_check.sql", "restore_begin.sql"))
     before = "\n".join(
         [
@@ -271,19 +289,18 @@ def replace_database(server: Server, path: Path, listing: str, *, replace: bool)
         with path.open("rb") as file:
             done = server.commands.run(
                 ["sh", "-c", RESTORE],
-                environment=server.environment | variables,
+                environment=server.environment(session) | variables,
                 stdin=chunks(file),
                 output=printed.extend,
             )
+        with connected(server) as connection:
+            restored = _committed(connection, bytes(printed))
     except BaseException as interrupted:
-        state = _settled(server, bytes(printed))
+        state = _settled(server, session, bytes(printed))
         reason = str(interrupted) or type(interrupted).__name__
         raise DeployError(f"the restore was interrupted ({reason}); {state}") from interrupted
-    words = printed.decode(errors="replace").split()
-    with connected(server) as connection:
-        if words and _status(connection, words[0]) == "committed":
-            return
-    raise DeployError(f"{path} was not restored: {first_error(done)}; nothing was changed")
+    if not restored:
+        raise DeployError(f"{path} was not restored: {first_error(done)}; nothing was changed")
 
 
 def _place(commands: Commands, content: bytes, path: str) -> None:
@@ -296,22 +313,33 @@ def _place(commands: Commands, content: bytes, path: str) -> None:
         raise DeployError(f"the list of what to restore cannot be written in the container: {first_error(done)}")
 
 
-def _settled(server: Server, printed: bytes) -> str:
+def _settled(server: Server, session: str, printed: bytes) -> str:
     """End the session of an interrupted restore; what became of its transaction, in words."""
-    words = printed.decode(errors="replace").split()
-    with connected(server) as connection:
-        connection.execute(
-            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = %s "
-            "AND datname = current_database()",
-            [SESSION],
+    try:
+        with connected(server) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = %s "
+                "AND datname = current_database()",
+                [session],
+            )
+            committed = _committed(connection, printed)
+    except (DeployError, psycopg.OperationalError, KeyboardInterrupt) as unasked:
+        reason = " ".join(str(unasked).split()) or type(unasked).__name__
+        return (
+            f"whether the database had been restored by then could not be asked ({reason}): it was wholly or not at "
+            "all; look, and end the session that pg_stat_activity shows as "
+            f"{session!r}, if there is one"
         )
-        committed = bool(words) and _status(connection, words[0]) == "committed"
     return "the database had been restored by then" if committed else "nothing was changed"
 
 
-def _status(connection: psycopg.Connection, transaction: str) -> str | None:
-    row = connection.execute("SELECT pg_xact_status(%s::xid8)", [transaction]).fetchone()
-    return str(row[0]) if row and row[0] is not None else None
+def _committed(connection: psycopg.Connection, printed: bytes) -> bool:
+    """Whether the transaction, whose number psql printed first, was committed."""
+    words = printed.decode(errors="replace").split()
+    if not words:
+        return False
+    row = connection.execute("SELECT pg_xact_status(%s::xid8)", [words[0]]).fetchone()
+    return row is not None and row[0] == "committed"
 
 
 def first_error(done: Finished) -> str:

@@ -331,14 +331,21 @@ def restore(stack: str, path: Path, *, replace: bool) -> int:
 
     Realtime is stopped meanwhile: else its subscribers would be sent every restored row as an insert.
     """
-    client = docker_objects.connect(os.environ)
-    prepared = prepare(stack)
-    recovery.refuse_held(prepared.backend, stack)
-    prepared.engine.select(create=False)
-    server = database_server(prepared, client)
-    listing = backup.check_restorable(server, path, backup.read_contents(server, path), replace=replace)
-    with terminated_as_interrupted(), recovery.stopped(client, f"{settings.NAMESPACE}-{stack}-realtime"):
-        backup.replace_database(server, path, listing, replace=replace)
+    replaced = False
+    try:
+        with terminated_as_interrupted():
+            client = docker_objects.connect(os.environ)
+            prepared = prepare(stack)
+            recovery.refuse_held(prepared.backend, stack)
+            prepared.engine.select(create=False)
+            server = database_server(prepared, client)
+            listing = backup.check_restorable(server, path, backup.read_contents(server, path), replace=replace)
+            with recovery.stopped(client, f"{settings.NAMESPACE}-{stack}-realtime"):
+                backup.replace_database(server, path, listing, replace=replace)
+                replaced = True
+    except KeyboardInterrupt:
+        became = f"{path} is restored; finish with `make up STACK={stack}`" if replaced else "nothing was changed"
+        raise DeployError(f"interrupted; {became}") from None
     print(f"{path} is restored; bringing stack {stack} up to the declared state", flush=True)
     return up(stack, None)
 

@@ -13,6 +13,7 @@ import docker
 from docker.errors import APIError, NotFound
 
 from deploy import docker_objects, state
+from deploy.docker_failures import DOCKER_ERRORS, docker_words
 from deploy.docker_objects import Container, Leftovers
 from deploy.engine import Engine
 from deploy.errors import DeployError
@@ -154,7 +155,12 @@ def postgres_fault(client: docker.DockerClient, stack: str, exported: Mapping[st
 
 @contextmanager
 def stopped(client: docker.DockerClient, name: str) -> Iterator[None]:
-    """A container is stopped until the block ends, however it ends; one that is gone or stopped stays so."""
+    """A container is stopped until the block ends, however it ends; one that is gone or stopped stays so.
+
+    Also an interruption while it is being stopped has it started again: the engine goes on stopping it, so it is
+    restarted, for which the engine waits for the one and then does the other, whatever becomes of this process
+    (moby v20.10, daemon/restart.go). Raises DeployError when it cannot be started.
+    """
     try:
         container = client.containers.get(name)
     except NotFound:
@@ -162,11 +168,27 @@ def stopped(client: docker.DockerClient, name: str) -> Iterator[None]:
     if container is None or container.status != "running":
         yield
         return
-    container.stop(timeout=STOP_SECONDS)
     try:
+        container.stop(timeout=STOP_SECONDS)
         yield
-    finally:
-        container.start()
+    except BaseException:
+        try:
+            start_again(container)
+        except DeployError as lost:
+            say(str(lost))  # beside what ended the block
+        raise
+    start_again(container)
+
+
+def start_again(container: docker.models.containers.Container) -> None:
+    """Start a container that is stopped or being stopped. Raises DeployError, with the command, when it cannot be."""
+    try:
+        container.restart(timeout=STOP_SECONDS)
+    except DOCKER_ERRORS as failed:
+        raise DeployError(
+            f"container {container.name} is stopped and cannot be started again ({docker_words(failed)}); "
+            f"`docker start {container.name}` does it"
+        ) from None
 
 
 def clear_never_started(client: docker.DockerClient, exported: Mapping[str, Any]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import stat
 import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -19,13 +21,13 @@ from psycopg import sql
 
 from deploy.archive import parse
 from deploy.backup import Server, back_up, check_restorable, read_contents, replace_database
-from deploy.container_commands import Finished
+from deploy.container_commands import Commands, Finished
 from deploy.errors import DeployError
 from providers import connection
 from providers.table_security import TableSecurityProvider
 from rehearsal.server import binaries
 from settings import Table
-from tests.database.conftest import Connection
+from tests.database.conftest import Connection, until
 from tests.database.engine import Engine, security_of
 
 WELLS = Table.model_validate(
@@ -334,39 +336,109 @@ def test_a_statement_that_fails_changes_nothing(source: Server, target: Server, 
     assert everything(target) == before
 
 
-def test_an_interrupted_restore_changes_nothing(target: Server, dump: Path) -> None:
-    """Ctrl-C, with the programs left running as in a container: their session is ended."""
+class LeftRunning(LocalCommands):
+    """Ctrl-C while psql waits, which is left running, as in a container."""
+
+    def __init__(self) -> None:
+        self.left: list[subprocess.Popen[bytes]] = []
+
+    def run(self, command: Sequence[str], **arguments: Any) -> Finished:
+        if "psql" not in " ".join(command):
+            return super().run(command, **arguments)
+        environment = arguments["environment"]
+        left = subprocess.Popen(
+            command,
+            env={"PATH": f"{binaries()}:{os.environ['PATH']}", **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self.left.append(left)
+        conninfo = psycopg.conninfo.make_conninfo(
+            host=environment["PGHOST"],
+            port=environment["PGPORT"],
+            user=environment["PGUSER"],
+            password=environment["PGPASSWORD"],
+            dbname=environment["PGDATABASE"],
+        )
+        with psycopg.connect(conninfo, autocommit=True) as watcher:
+            until(
+                watcher,
+                "SELECT FROM pg_stat_activity WHERE application_name LIKE 'supabase-realtime restore %' "
+                "AND (state = 'idle in transaction' OR wait_event_type = 'Lock')",
+            )
+        raise KeyboardInterrupt
+
+    def end(self) -> None:
+        """Close what nobody closed."""
+        for left in self.left:
+            assert left.stdin is not None
+            left.stdin.close()
+            left.wait(timeout=20)
+
+
+@pytest.fixture
+def left_running() -> Iterator[LeftRunning]:
+    commands = LeftRunning()
+    yield commands
+    commands.end()
+
+
+def with_commands(server: Server, commands: Commands) -> Server:
+    return Server(**{**vars(server), "commands": commands})
+
+
+def test_an_interrupted_restore_changes_nothing(target: Server, dump: Path, left_running: LeftRunning) -> None:
     listing = check_restorable(target, dump, read_contents(target, dump), replace=False)
     before = everything(target)
-    with psycopg.connect(target.conninfo, autocommit=True) as watcher:
-
-        class Interrupted(LocalCommands):
-            def run(self, command: Sequence[str], **arguments: Any) -> Finished:
-                if "psql" not in " ".join(command):
-                    return super().run(command, **arguments)
-                left = subprocess.Popen(
-                    command,
-                    env={"PATH": f"{binaries()}:{os.environ['PATH']}", **arguments["environment"]},
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                )
-                running.append(left)
-                while not watcher.execute(
-                    "SELECT 1 FROM pg_stat_activity WHERE application_name = 'supabase-realtime restore' "
-                    "AND state = 'idle in transaction'"
-                ).fetchone():
-                    assert left.poll() is None
-                raise KeyboardInterrupt
-
-        running: list[subprocess.Popen[bytes]] = []
-        interrupted = Server(**{**vars(target), "commands": Interrupted()})
-        with pytest.raises(DeployError, match=r"interrupted \(KeyboardInterrupt\); nothing was changed"):
-            replace_database(interrupted, dump, listing, replace=False)
-        (left,) = running
-        left.stdin.close()  # type: ignore[union-attr]
-        left.wait(timeout=20)
+    with pytest.raises(DeployError, match=r"interrupted \(KeyboardInterrupt\); nothing was changed"):
+        replace_database(with_commands(target, left_running), dump, listing, replace=False)
+    left_running.end()
     assert everything(target) == before
+
+
+def test_a_restore_that_is_interrupted_while_a_backup_runs_leaves_the_backup_alone(
+    target: Server, dump: Path, tmp_path: Path, left_running: LeftRunning
+) -> None:
+    """The restore waits for the tables that the backup reads."""
+    listing = check_restorable(target, dump, read_contents(target, dump), replace=False)
+    with (
+        ThreadPoolExecutor() as threads,
+        psycopg.connect(target.conninfo) as holder,
+        psycopg.connect(target.conninfo, autocommit=True) as watcher,
+    ):
+        holder.execute("LOCK TABLE public.plans IN ACCESS EXCLUSIVE MODE")
+        backup = threads.submit(back_up, target, tmp_path / "meanwhile.dump")
+        until(
+            watcher,
+            "SELECT FROM pg_stat_activity WHERE application_name = 'supabase-realtime backup' "
+            "AND wait_event_type = 'Lock'",
+        )
+        with pytest.raises(DeployError, match=r"interrupted \(KeyboardInterrupt\); nothing was changed"):
+            replace_database(with_commands(target, left_running), dump, listing, replace=False)
+        holder.rollback()
+        assert "public.wells" in backup.result(timeout=60).tables
+
+
+def test_a_restore_is_interrupted_and_its_server_cannot_be_asked_what_became_of_it(target: Server, dump: Path) -> None:
+    """Ctrl-C twice, or an engine that has taken Postgres down as well: nothing is claimed that is not known."""
+
+    class Interrupted(LocalCommands):
+        def run(self, command: Sequence[str], **arguments: Any) -> Finished:
+            done = super().run(command, **arguments)
+            if "psql" in " ".join(command):
+                raise KeyboardInterrupt
+            return done
+
+    listing = check_restorable(target, dump, read_contents(target, dump), replace=False)
+    gone = Server(
+        **{
+            **vars(with_commands(target, Interrupted())),
+            "conninfo": psycopg.conninfo.make_conninfo(target.conninfo, port=1),
+        }
+    )
+    with pytest.raises(DeployError, match=r"whether the database had been restored by then could not be asked \(.+\)"):
+        replace_database(gone, dump, listing, replace=False)
 
 
 def test_a_dump_of_a_newer_postgres_is_refused(target: Server, dump: Path) -> None:
@@ -414,3 +486,33 @@ def test_an_earlier_backup_is_never_written_over(source: Server, dump: Path) -> 
     with pytest.raises(DeployError, match="exists already"):
         back_up(source, dump)
     assert dump.read_bytes() == before
+
+
+class DoneMeanwhile(LocalCommands):
+    """While pg_dump runs, another backup into the same file comes to its end."""
+
+    def __init__(self, server: Server, path: Path) -> None:
+        self.server, self.path = server, path
+
+    def run(self, command: Sequence[str], **arguments: Any) -> Finished:
+        done = super().run(command, **arguments)
+        if command[0] == "pg_dump":
+            back_up(self.server, self.path)
+        return done
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
+def test_of_two_backups_at_once_into_one_file_the_first_to_end_is_kept(
+    links: bool, source: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Path) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", refused)
+    path = tmp_path / "new.dump"
+    with pytest.raises(DeployError, match=r"new\.dump was made meanwhile by somebody else; name another file"):
+        back_up(with_commands(source, DoneMeanwhile(source, path)), path)
+    assert list(tmp_path.iterdir()) == [path]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert "public.wells" in read_contents(source, path).tables

@@ -1,12 +1,17 @@
 """What `make backup` says where it cannot work, and where a backup goes."""
 
+import os
 import shlex
+import signal
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from deploy.backup import default_file, external_fault
+from deploy import commands, docker_objects
+from deploy.backup import chunks, default_file, external_fault
+from deploy.errors import DeployError
 from settings import PostgresSettings
 
 
@@ -33,3 +38,21 @@ def test_an_external_postgres_is_one_line_with_the_command_that_dumps_it() -> No
 def test_a_backup_is_named_after_its_stack_and_moment() -> None:
     moment = datetime(2026, 11, 23, 22, 45, tzinfo=UTC)
     assert default_file(Path("here"), "prod", moment) == Path("here/backups/prod-20261123T224500Z.dump")
+
+
+def test_a_file_whose_disk_fails_is_named() -> None:
+    with (
+        Path("/proc/self/mem").open("rb") as failing,  # its first page cannot be read
+        pytest.raises(DeployError, match=r"^/proc/self/mem cannot be read \(Input/output error\)"),
+    ):
+        list(chunks(failing))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_restore_that_is_interrupted_before_it_begins_says_that_nothing_was_changed(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker_objects, "connect", lambda _: None)
+    monkeypatch.setattr(commands, "prepare", lambda _: os.kill(os.getpid(), number))
+    with pytest.raises(DeployError, match=r"^interrupted; nothing was changed$"):
+        commands.restore("staging", Path("a.dump"), replace=False)
