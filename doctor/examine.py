@@ -118,9 +118,14 @@ def _foreign(given: argparse.Namespace, environ: Mapping[str, str]) -> Setup:
     key = environ.get(ANON_KEY_VARIABLE)
     if given.anon_key_file is not None:
         try:
-            key = Path(given.anon_key_file).read_text().strip()
+            key = Path(given.anon_key_file).read_text(encoding="ascii").strip()
         except OSError as failed:
             raise UnusableArgumentError(f"--anon-key-file: {given.anon_key_file}: {failed.strerror}") from None
+        except UnicodeDecodeError:
+            raise UnusableArgumentError(
+                f"--anon-key-file: {given.anon_key_file}: is no text with a key; write `pulumi stack output anon_key` "
+                "into it"
+            ) from None
     return Setup(
         url=given.url,
         tenant=given.tenant,

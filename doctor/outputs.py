@@ -123,13 +123,16 @@ def parse(text: str, *, source: str) -> Outputs:
 
 def read_file(name: str) -> Outputs:
     """The outputs in a file, or on standard input when the name is ``-``. Raises OutputsError."""
-    if name == "-":
-        return parse(sys.stdin.read(), source="standard input")
+    source = "standard input" if name == "-" else name
     try:
-        text = Path(name).read_text(encoding="utf-8")
+        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
     except OSError as failed:
-        raise OutputsError(f"{name} cannot be read: {failed.strerror}; name a file, or - for standard input") from None
-    return parse(text, source=name)
+        raise OutputsError(
+            f"{source} cannot be read: {failed.strerror}; name a file, or - for standard input"
+        ) from None
+    except UnicodeDecodeError:
+        raise OutputsError(f"{source} is no text; write it with `pulumi stack output --json --show-secrets`") from None
+    return parse(text, source=source)
 
 
 def read_stack(stack: str, *, project: Path = PROJECT, environ: Mapping[str, str] = os.environ) -> Outputs:

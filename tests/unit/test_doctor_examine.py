@@ -71,6 +71,16 @@ def test_outputs_that_cannot_be_read_are_exit_3(capsys: pytest.CaptureFixture[st
     assert "none.json" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("argument", ["--anon-key-file", "--outputs"])
+def test_a_file_that_is_no_text_is_exit_3_with_its_name(
+    argument: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "archive"
+    file.write_bytes(b"\x1f\x8b\xff")
+    assert main([argument, str(file)]) == 3
+    assert f"{file}" in capsys.readouterr().err
+
+
 def test_without_a_command_it_examines_and_exits_as_it_found(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
