@@ -35,6 +35,8 @@ class Showing {
   readonly #ended = new AbortController();
   readonly #sleepless: () => void;
   #reading: AbortController | null = null;
+  /** Whether the notice that is shown is of a reading. */
+  #failing = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
   /** As the server estimates it, when it did not send all. */
   total: number | null = null;
@@ -95,10 +97,12 @@ class Showing {
       this.cut = after !== null;
       const { unsettled } = refetch.end();
       this.#console.refresh();
-      this.#console.notice(null);
+      if (this.#failing) this.#console.notice(null);
+      this.#failing = false;
       if (unsettled > 0) this.#readLater();
     } catch (error) {
       if (reading.signal.aborted) return;
+      this.#failing = true;
       this.#console.notice(error);
       this.#readLater();
     }
