@@ -38,7 +38,7 @@ from doctor.outputs import Outputs, PublishedTable
 from doctor.phoenix import socket_uri
 from doctor.plan import Chosen, Plan, choose
 from doctor.removal import in_any_case
-from doctor.silence import decoding, silence, slots, without_reader
+from doctor.silence import decoding, idle_poll_seconds, silence, slots, without_reader
 from doctor.usage import PROCESS, Sampler
 from settings import ApiRole, Event, JwtSettings
 from tokens import user_token
@@ -48,7 +48,8 @@ logger = logging.getLogger(__name__)
 DATABASE_SECONDS = 15.0
 SLOT_SECONDS = 30.0
 QUIET_SECONDS = 5.0
-"""Events are waited for until so long after the last one, or the last insert, …"""
+"""Events are waited for until so long after the last one, or the last insert (for two polls of an idle Realtime where
+that is longer), …"""
 DRAIN_SECONDS = 60.0
 """… and in all at most so long. What comes later is lost."""
 SAMPLE_SECONDS = 1.0
@@ -215,6 +216,7 @@ class _Run:
         self.subscribers = subscribers
         self._outages: list[float] = []
         self._counting = False
+        self._quiet = QUIET_SECONDS
         self._timeline: list[Sample] = []
 
     @property
@@ -290,6 +292,7 @@ class _Run:
                     self.errors.add(ErrorKind.NO_SLOT, likely or without_reader(found))
                     return False
                 await asyncio.sleep(RETRY_SECONDS)
+            self._quiet = max(QUIET_SECONDS, 2 * await idle_poll_seconds(connection))
         return True
 
     async def _insert(self, inserts: Inserts) -> None:
@@ -303,7 +306,7 @@ class _Run:
         expected = self.deliveries.inserted * self.result.live
         while self.deliveries.delivered < expected:
             now = time.perf_counter()
-            if now - max(ended, self.deliveries.last_arrival) >= QUIET_SECONDS or now - ended >= DRAIN_SECONDS:
+            if now - max(ended, self.deliveries.last_arrival) >= self._quiet or now - ended >= DRAIN_SECONDS:
                 break
             if not self._live and not self.result.reconnect:
                 break

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from psycopg import sql
-from psycopg.errors import InsufficientPrivilege
+from psycopg.errors import InsufficientPrivilege, UndefinedColumn, UndefinedTable
 from psycopg.rows import dict_row
 
 from doctor.api_role import become
@@ -27,8 +27,17 @@ SLOTS = """
            extract(epoch FROM clock_timestamp() - a.state_change)::float AS idle
     FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid
 """
+POLL_INTERVAL = """
+    SELECT max((settings ->> 'poll_interval_ms')::float) / 1000 FROM _realtime.extensions
+    WHERE type = 'postgres_cdc_rls' AND settings ->> 'poll_interval_ms' ~ '^[0-9]+$'
+"""
+IDLE_INTERVALS = 5
+"""So many intervals lie between two polls while nothing happens (v2.129.8, replication_poller.ex; v2.32.12: one)."""
 DEAD_AFTER_SECONDS = 5
-"""Realtime polls its slot many times a second: a holder idle for longer is the session of one that was killed."""
+"""A holder of the slot that is idle for longer is the session of a Realtime that was killed, unless it polls rarely:
+then it is one that has missed a poll."""
+RARELY_SECONDS = 1
+"""Polls that are further apart are worth a word when an event does not come."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +48,12 @@ class Slots:
     idle_seconds: float
     used: int
     most: int
+    dead_after: float = DEAD_AFTER_SECONDS
 
     @property
     def reading(self) -> bool:
         """Whether a session that is alive reads changes."""
-        return self.held and self.idle_seconds <= DEAD_AFTER_SECONDS
+        return self.held and self.idle_seconds <= self.dead_after
 
 
 async def silence(connection: Connection, table: Table, key: Sequence[str], claims: Mapping[str, object]) -> str:
@@ -56,6 +66,7 @@ async def silence(connection: Connection, table: Table, key: Sequence[str], clai
         or await _publication(connection, table)
         or await _security(connection, table, key, claims)
         or await _slot(connection)
+        or await _rare_polls(connection)
         or f"Realtime reads its replication slot but sent nothing in time; {REALTIME_LOG}"
     )
 
@@ -93,7 +104,33 @@ async def slots(connection: Connection) -> Slots:
         most = await (await cursor.execute("SELECT current_setting('max_replication_slots')::int AS most")).fetchone()
     assert most is not None, "a function call has a row"
     idle = [row["idle"] or 0.0 for row in rows if row["ours"] and row["held"]]
-    return Slots(held=bool(idle), idle_seconds=min(idle, default=0.0), used=len(rows), most=most["most"])
+    return Slots(
+        held=bool(idle),
+        idle_seconds=min(idle, default=0.0),
+        used=len(rows),
+        most=most["most"],
+        dead_after=await _dead_after(connection, min(idle, default=0.0)),
+    )
+
+
+async def idle_poll_seconds(connection: Connection) -> float:
+    """How far apart the polls of a Realtime are to which nothing happens, by the settings of its tenants.
+
+    0 where it keeps them in another database, or there are none yet.
+    """
+    try:
+        async with connection.transaction():
+            row = await (await connection.execute(POLL_INTERVAL)).fetchone()
+    except (UndefinedTable, UndefinedColumn, InsufficientPrivilege):
+        return 0.0
+    return IDLE_INTERVALS * (row[0] or 0.0) if row is not None else 0.0
+
+
+async def _dead_after(connection: Connection, idle: float) -> float:
+    """Asked only for a holder that seems dead."""
+    if idle <= DEAD_AFTER_SECONDS:
+        return DEAD_AFTER_SECONDS
+    return max(DEAD_AFTER_SECONDS, 2 * await idle_poll_seconds(connection))
 
 
 def without_reader(found: Slots) -> str:
@@ -114,6 +151,16 @@ async def decoding(connection: Connection) -> str | None:
     if row is not None and row[0] != "logical":
         return f"wal_level is {row[0]}, so that nothing can be decoded; set wal_level = logical and restart Postgres"
     return None
+
+
+async def _rare_polls(connection: Connection) -> str | None:
+    seconds = await idle_poll_seconds(connection)
+    if seconds < RARELY_SECONDS:
+        return None
+    return (
+        f"Realtime polls its replication slot as rarely as every {seconds:.0f} s while nothing happens, so that the "
+        "event may still come; lower realtime.poll_interval_ms, or wait longer"
+    )
 
 
 async def _slot(connection: Connection) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from typing import Any, LiteralString, TypeVar
 
@@ -23,7 +23,8 @@ from doctor.outputs import Outputs
 from doctor.plan import Chosen, Written, choose, plans, write
 from doctor.rendering import selectable
 from doctor.sample_row import SampleRow, sample_row
-from doctor.silence import Slots, decoding, silence, slots
+from doctor.silence import SLOTS, Slots, decoding, silence, slots
+from tests.database.conftest import until
 from tests.unit.realtime_server import live, server
 
 ResultT = TypeVar("ResultT")
@@ -683,6 +684,61 @@ def test_a_slot_that_nobody_reads_is_not_taken_for_realtime(ask: Ask, admin: Adm
         assert ask(decoding) is None, "the server decodes, it only has no reader"
     finally:
         admin.execute("SELECT pg_drop_replication_slot('unread')")
+
+
+@pytest.fixture
+def polled(database: str, admin: Admin, monkeypatch: pytest.MonkeyPatch) -> Iterator[psycopg.Connection[Any]]:
+    """A session that holds a slot as Realtime's does. The server has no wal2json, and another plugin stands for it."""
+    monkeypatch.setattr("doctor.silence.SLOTS", SLOTS.replace("'wal2json'", "'pgoutput'"))
+    monkeypatch.setattr("doctor.silence.DEAD_AFTER_SECONDS", 0.05)
+    make(
+        admin,
+        "CREATE SCHEMA _realtime",
+        "CREATE TABLE _realtime.extensions (type text, settings jsonb, tenant_external_id text)",
+    )
+    with psycopg.connect(database, autocommit=True) as holder:
+        holder.execute("SELECT pg_create_logical_replication_slot('held', 'pgoutput', true)")
+        until(
+            admin,
+            "SELECT FROM pg_stat_activity WHERE query LIKE '%''held''%' AND state_change < now() - '0.2s'::interval",
+        )
+        yield holder
+        holder.execute("SELECT pg_drop_replication_slot('held')")  # an active one keeps the database from being dropped
+
+
+def polls_every(admin: Admin, interval: object) -> None:
+    settings = json.dumps({"poll_interval_ms": interval})
+    make(admin, "TRUNCATE _realtime.extensions")
+    admin.execute("INSERT INTO _realtime.extensions VALUES ('postgres_cdc_rls', %s, 'tenant')", [settings])
+
+
+@pytest.mark.usefixtures("polled")
+@pytest.mark.parametrize(
+    ("interval", "reading"), [(2, False), (2000, True), ("60000", True), (None, False), ("often", False)]
+)
+def test_a_realtime_that_polls_rarely_is_not_taken_for_one_that_was_killed(
+    ask: Ask, admin: Admin, interval: object, reading: bool
+) -> None:
+    """v2.129.8 polls five times as rarely as poll_interval_ms while nothing happens."""
+    polls_every(admin, interval)
+    found = ask(slots)
+    assert found.held and found.idle_seconds > 0.1
+    assert found.reading is reading
+
+
+@pytest.mark.usefixtures("polled")
+def test_without_the_tenants_settings_a_reader_that_is_idle_is_one_that_was_killed(ask: Ask, admin: Admin) -> None:
+    admin.execute("DROP TABLE _realtime.extensions")
+    assert not ask(slots).reading
+
+
+@pytest.mark.usefixtures("polled")
+def test_an_event_that_comes_later_because_of_rare_polls_is_put_down_to_them(
+    ask: Ask, admin: Admin, wells: Outputs
+) -> None:
+    admin.execute(PUBLICATION)
+    polls_every(admin, 2000)
+    assert likely_reason(ask, wells).startswith("Realtime polls its replication slot as rarely as every 10 s")
 
 
 # --- the whole probe --------------------------------------------------------------------------------------------
