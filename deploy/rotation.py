@@ -7,6 +7,7 @@ anywhere is finished by going through all of them again.
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
 
@@ -40,6 +41,7 @@ DISCONNECTS_ON_NEW_SECRET = Version(2, 36, 17)
 """From here on another jwt_secret ends the tenant's websockets and its cached row at once (requires_disconnect in
 lib/realtime/api.ex); before, both live on, the row for 30 s."""
 REFUSED_SECONDS = 30.0
+KNOCK_SECONDS = 10.0
 FORBIDDEN = (401, 403)
 
 
@@ -180,6 +182,7 @@ def drop_old_clients(client: docker.DockerClient, wanted: Settings) -> None:
         return
     container = client.containers.get(f"{wanted.name}-realtime")
     container.restart(timeout=10)
+    container.reload()
     deadline = time.monotonic() + HEALTHY_SECONDS
     while container.attrs["State"].get("Health", {}).get("Status") != "healthy":
         if time.monotonic() > deadline:
@@ -199,23 +202,44 @@ def await_refusal(still_open: Callable[[], str | None], pending: PendingRotation
         time.sleep(POLL_SECONDS)
 
 
-def _gateway_opens(wanted: Settings, previous: SecretStr) -> str | None:
+def _clients_are_let_in(wanted: Settings, previous: SecretStr) -> str | None:
+    """Knocks with the old anon key at the gateway, and behind it: a gateway that asks for keys knows the new ones
+    alone, and says nothing about Realtime."""
     import httpx  # noqa: PLC0415 - only a rotation pays for the import
-    from websockets.exceptions import InvalidStatus  # noqa: PLC0415
-    from websockets.sync.client import connect  # noqa: PLC0415
 
     signing = "secret" if wanted.jwt.private_key is None else "private_key"
     old_key = api_key(wanted.jwt.model_copy(update={signing: previous}), ApiRole.ANON)
     host = "127.0.0.1" if wanted.gateway.host == "0.0.0.0" else wanted.gateway.host  # noqa: S104 - compared, not bound
-    url = f"ws://{host}:{wanted.gateway.port}/realtime/v1/websocket?{httpx.QueryParams(apikey=old_key, vsn='1.0.0')}"
+    query = httpx.QueryParams(apikey=old_key, vsn="1.0.0")
+    address = f"{host}:{wanted.gateway.port}"
+    if opens := _websocket_opens("the gateway", f"ws://{address}/realtime/v1/websocket?{query}", host, {}):
+        return opens
+    # The tenant is the first label of the Host header, whatever the address.
+    address = f"{wanted.realtime.tenant}:{wanted.realtime.host_port}"
+    return _websocket_opens(
+        "Realtime", f"ws://{address}/socket/websocket?vsn=1.0.0", "127.0.0.1", {"x-api-key": old_key}
+    )
+
+
+def _websocket_opens(who: str, url: str, host: str, headers: dict[str, str]) -> str | None:
+    from websockets.exceptions import InvalidStatus, WebSocketException  # noqa: PLC0415
+    from websockets.sync.client import connect  # noqa: PLC0415
+    from websockets.uri import parse_uri  # noqa: PLC0415
+
     try:
-        with connect(url, proxy=None, close_timeout=1):
-            return f"a websocket opens at {wanted.gateway.host}:{wanted.gateway.port}"
+        with connect(
+            url,
+            sock=socket.create_connection((host, parse_uri(url).port), timeout=KNOCK_SECONDS),
+            additional_headers=headers,
+            open_timeout=KNOCK_SECONDS,
+            close_timeout=1,
+        ):
+            return f"{who} opens a websocket"
     except InvalidStatus as refused:
         status = refused.response.status_code
-        return None if status in FORBIDDEN else f"the gateway answers {status}"
-    except (OSError, TimeoutError) as unanswered:
-        return f"the gateway does not answer ({type(unanswered).__name__})"
+        return None if status in FORBIDDEN else f"{who} answers {status}"
+    except (OSError, EOFError, WebSocketException) as unanswered:  # the last two of one that is just starting
+        return f"{who} does not answer ({type(unanswered).__name__})"
 
 
 def _postgres_opens(wanted: Settings, previous: SecretStr) -> str | None:
@@ -239,8 +263,8 @@ def _realtime_opens(wanted: Settings, previous: SecretStr, path: str) -> str | N
 
 
 OPENS: dict[str, Callable[[Settings, SecretStr], str | None]] = {
-    "jwt.secret": _gateway_opens,
-    PRIVATE_KEY: _gateway_opens,
+    "jwt.secret": _clients_are_let_in,
+    PRIVATE_KEY: _clients_are_let_in,
     "postgres.password": _postgres_opens,
     "realtime.api_jwt_secret": lambda wanted, old: _realtime_opens(
         wanted, old, f"/api/tenants/{wanted.realtime.tenant}"

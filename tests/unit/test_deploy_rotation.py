@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from docker.errors import NotFound
 from pydantic import SecretStr
+from websockets.http11 import Request, Response
+from websockets.sync.server import ServerConnection, serve
 
 import settings
 from deploy import rotation
 from deploy.engine import Engine
 from deploy.errors import DeployError
 from deploy.generated import generate, generate_private_key
-from settings import NAMESPACE, PendingRotation, Settings, SettingsError
+from settings import NAMESPACE, ApiRole, PendingRotation, Settings, SettingsError
+from tests.unit.docker_engine import Answer, container, docker_engine
+from tokens import api_key
 
 SECRETS = {f"{NAMESPACE}:{key}": generate(key) for key in settings.secret_keys()}
 
@@ -184,6 +193,99 @@ def test_neither_the_record_nor_the_settings_show_a_secret() -> None:
     shown = repr(loaded(pending().recorded())) + str(pending())
     assert "the-next-value" not in shown
     assert SECRETS[f"{NAMESPACE}:jwt.secret"] not in shown
+
+
+@contextlib.contextmanager
+def door(status: int | None) -> Iterator[tuple[int, list[Request]]]:
+    """A port where every websocket is answered with the status, None for one that opens, and who has knocked."""
+    knocked: list[Request] = []
+
+    def answer(connection: ServerConnection, request: Request) -> Response | None:
+        knocked.append(request)
+        return None if status is None else connection.respond(HTTPStatus(status), "")
+
+    with serve(lambda connection: connection.close(), "127.0.0.1", 0, process_request=answer) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.socket.getsockname()[1], knocked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def behind(gateway: int, realtime: int) -> Settings:
+    """A stack whose gateway and Realtime listen on these ports."""
+    ports = {f"{NAMESPACE}:gateway.port": str(gateway), f"{NAMESPACE}:realtime.host_port": str(realtime)}
+    return settings.load({**SECRETS, **ports}, stack="staging", environ={})
+
+
+def still_opens(gateway: int | None, realtime: int | None) -> str | None:
+    """What is said of the old jwt.secret, when it is answered so by the gateway and by Realtime."""
+    with door(gateway) as (gateway_port, _), door(realtime) as (realtime_port, _):
+        return rotation.OPENS["jwt.secret"](behind(gateway_port, realtime_port), pending().previous)
+
+
+def test_a_gateway_that_refuses_the_old_key_does_not_prove_that_realtime_does() -> None:
+    """With `gateway.anonymous: false` Kong's key-auth answers, and Realtime is never asked."""
+    old = loaded().jwt.model_copy(update={"secret": pending().previous})
+    with door(401) as (gateway, at_gateway), door(None) as (realtime, at_realtime):
+        opens = rotation.OPENS["jwt.secret"](behind(gateway, realtime), pending().previous)
+    assert opens == "Realtime opens a websocket"
+    assert [request.path.partition("?")[0] for request in (*at_gateway, *at_realtime)] == [
+        "/realtime/v1/websocket",
+        "/socket/websocket",
+    ]
+    assert at_realtime[0].headers["Host"] == f"supabase-realtime:{realtime}"
+    assert at_realtime[0].headers["x-api-key"] == api_key(old, ApiRole.ANON)
+
+
+@pytest.mark.parametrize(
+    ("gateway", "realtime", "said"),
+    [
+        (401, 403, None),
+        (403, 403, None),
+        (None, 403, "the gateway opens a websocket"),
+        (401, 500, "Realtime answers 500"),
+        (503, 403, "the gateway answers 503"),
+    ],
+)
+def test_the_old_key_is_refused_when_both_gateway_and_realtime_refuse_it(
+    gateway: int | None, realtime: int, said: str | None
+) -> None:
+    assert still_opens(gateway, realtime) == said
+
+
+def test_a_gateway_that_is_just_starting_and_hangs_up_is_knocked_at_again() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def hang_up() -> None:
+            taken, _ = listening.accept()
+            with taken:
+                taken.recv(65536)
+
+        thread = Thread(target=hang_up)
+        thread.start()
+        opens = rotation.OPENS["jwt.secret"](behind(listening.getsockname()[1], 1), pending().previous)
+        thread.join()
+    assert opens is not None
+    assert opens.startswith("the gateway does not answer (")
+
+
+def test_a_restarted_realtime_is_waited_for_until_it_is_healthy_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was healthy before, which says nothing of it now."""
+    monkeypatch.setattr(rotation, "POLL_SECONDS", 0.01)
+    healths = ["healthy", "starting", "starting", "healthy"]
+    answers: dict[str, Answer] = {
+        "GET": lambda request: request.reply(200, container("realtime", health=healths.pop(0))),
+        "POST .*/restart": lambda request: request.reply(204),
+    }
+    with docker_engine(tmp_path, answers) as (client, asked):
+        rotation.drop_old_clients(client, loaded())
+    assert healths == []
+    assert [line.partition(" ")[0] for line in asked] == ["GET", "POST", "GET", "GET", "GET"]
 
 
 class Volumes:
