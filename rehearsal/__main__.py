@@ -25,9 +25,9 @@ from rehearsal.case_trials import try_cases
 from rehearsal.cases import CaseFileError, read_cases
 from rehearsal.matrix import try_tables
 from rehearsal.report import Rehearsal
-from rehearsal.sample_rows import UnusableTableError
 from rehearsal.server import EmbeddedServerError, embedded_postgres
 from rehearsal.stage import StageError, staged, staged_in_transaction
+from rehearsal.trials import UnusableTableError
 
 CASES = Path("tests/access.yaml")
 """In the project; read when it is there."""

@@ -18,9 +18,11 @@ from rehearsal.cases import Case, CaseFileError, Update
 from rehearsal.catalog import Catalog, Policy, Table
 from rehearsal.matrix import FEATURE_NOT_SUPPORTED, ignore_foreign_keys
 from rehearsal.realtime import Delivery
-from rehearsal.sample_rows import UnusableTableError, sample_rows
-from rehearsal.trials import Outcome, PlacedRow, Subject
+from rehearsal.sample_rows import sample_rows
+from rehearsal.trials import Outcome, PlacedRow, Subject, UnusableTableError
 from settings import Event
+
+SWALLOWED = "a trigger or rule swallows"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,12 +158,20 @@ class _Trial:
             case _:
                 return trials.truncate(self._table)
 
+    def _changed(self) -> PlacedRow | None:
+        """The row after the case's change, as the superuser makes it; None when a trigger swallows an UPDATE.
+
+        Of a case that changes no values it is the row itself.
+        """
+        row = trials.place(self._cursor, self._table, self._values)
+        return trials.change(self._cursor, row, self._changes) if self._changes else row
+
     def _delivery(self) -> Delivery:
         """What the subject is sent when the superuser makes the change."""
         with self._cursor.connection.transaction(force_rollback=True):
-            row = trials.place(self._cursor, self._table, self._values)
-            if self._changes:
-                self._cursor.execute(trials.update(row, self._changes, row.by_key() if row.key else None))
+            row = self._changed()
+            if row is None:
+                return Delivery(received=False, reason=f"{SWALLOWED} the {self._case.command}")
             visible = None
             if row.key:
                 (visible,) = trials.run(self._cursor, [(self._subject, trials.seen_by_realtime(row))])
@@ -215,6 +225,8 @@ class _Trial:
         role = self._subject.role.value
         if outcome.message is not None and "row-level security" not in outcome.message:
             return outcome.message
+        if command == self._case.command and self._is_swallowed(outcome):
+            return f"{SWALLOWED} the {command}"
         permissive = self._permissive(command)
         if not permissive:
             return f"no policy for {command} applies to {role}"
@@ -225,6 +237,16 @@ class _Trial:
         if command in ("update", "delete") and not self._passes_with("select"):
             return f"the row cannot be named, since {self._denial('select', Outcome(0, None, None))}"
         return f"{' and '.join(map(str, permissive))} does not let it"
+
+    def _is_swallowed(self, outcome: Outcome) -> bool:
+        """Whether a trigger or rule, and no policy, is why nothing was written."""
+        if self._case.command == "insert":
+            # A policy refuses it with an error.
+            return outcome.message is None
+        if not self._changes:
+            return False
+        with self._cursor.connection.transaction(force_rollback=True):
+            return self._changed() is None
 
     def _permissive(self, command: str) -> list[Policy]:
         role = self._subject.role.value
@@ -241,8 +263,8 @@ class _Trial:
                     )
             if command == self._case.command:
                 return self._attempt().touched > 0
-            row = trials.place(self._cursor, self._table, self._values)
-            if self._changes:
-                self._cursor.execute(trials.update(row, self._changes, row.by_key() if row.key else None))
+            row = self._changed()
+            if row is None:
+                return False
             (outcome,) = trials.run(self._cursor, [(self._subject, trials.select(row, self._subject.role))])
             return outcome.touched > 0

@@ -13,8 +13,8 @@ from providers.connection import Cursor
 from rehearsal import realtime, trials
 from rehearsal.catalog import Catalog, Table
 from rehearsal.realtime import Delivery
-from rehearsal.sample_rows import SampleRow, UnusableTableError, sample_rows
-from rehearsal.trials import ANYONE, Outcome, PlacedRow, Subject
+from rehearsal.sample_rows import SampleRow, sample_rows
+from rehearsal.trials import ANYONE, Outcome, PlacedRow, Subject, UnusableTableError
 from settings import ApiRole, Command, Event
 
 ROW_COMMANDS = (Command.SELECT, Command.INSERT, Command.UPDATE, Command.DELETE)
@@ -129,14 +129,14 @@ def _try_table(cursor: Cursor, table: Table) -> Iterator[Row]:
     tallies = {
         subject: _Tally(access={c: [] for c in ROW_COMMANDS}, received={e: [] for e in Event}) for subject in ANYONE
     }
-    refused: psycopg.Error | None = None
+    refused: psycopg.Error | UnusableTableError | None = None
     tried = 0
     for sample in sample_rows(cursor, table):
         try:
             with cursor.connection.transaction(force_rollback=True):
                 _try_row(cursor, table, sample, tallies)
             tried += 1
-        except psycopg.Error as impossible:
+        except (psycopg.Error, UnusableTableError) as impossible:
             # Constraints and triggers that no one looks into may refuse one of the contents.
             refused = impossible
     if not tried:

@@ -19,7 +19,7 @@ from doctor.catalog import Kind
 from doctor.sample_values import INTEGERS, TEXTS, candidates, constants
 from providers.connection import Cursor
 from rehearsal.catalog import Check, Column, Table
-from rehearsal.trials import EMAIL, OTHER, SUB, run
+from rehearsal.trials import EMAIL, OTHER, SUB, UnusableTableError, run
 
 CONTENTS = 6
 """How many different contents a table's rows have at most."""
@@ -30,10 +30,6 @@ CLAIMS = re.compile(r"auth\.|jwt|current_setting", re.IGNORECASE)
 """What a policy mentions that looks at the token."""
 SEED = 20260101
 """The same rows on every run."""
-
-
-class UnusableTableError(Exception):
-    """No sample row can be made for a table; names the column or constraint, and the cure."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,10 @@ NO_ROLE = "none"
 INSUFFICIENT_PRIVILEGE = "42501"
 
 
+class UnusableTableError(Exception):
+    """No row can be made for a table, or none gets into it; names what stands against it, and the cure."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Subject:
     """Somebody who asks: a role of the database and the claims of their token."""
@@ -116,18 +120,34 @@ def insert(table: Table, values: Mapping[str, str | None]) -> sql.Composed:
 
 
 def place(cursor: Cursor, table: Table, values: Mapping[str, str | None]) -> PlacedRow:
-    """Insert a row as the superuser. Raises what Postgres raises."""
+    """Insert a row as the superuser. Raises what Postgres raises, and UnusableTableError when no row comes of it."""
+    placed = _returned(cursor, table, insert(table, values))
+    if placed is None:
+        raise UnusableTableError(
+            f"{table}: a trigger or rule swallows the row; write a case with a row that it lets through, "
+            "or about the table to which it sends them"
+        )
+    return placed
+
+
+def change(cursor: Cursor, row: PlacedRow, changes: Mapping[str, str | None]) -> PlacedRow | None:
+    """Update a row as the superuser: the row after it, None when a trigger or rule swallows the change.
+
+    Its key may be another then. Raises what Postgres raises.
+    """
+    where = row.by_key() if row.key else sql.SQL("ctid = {}").format(sql.Literal(row.place))
+    return _returned(cursor, row.table, update(row, changes, where))
+
+
+def _returned(cursor: Cursor, table: Table, statement: sql.Composed) -> PlacedRow | None:
+    """The row that a statement writes, as the triggers leave it."""
     key = [
         sql.SQL("CAST({} AS text) AS {}").format(sql.Identifier(name), sql.Identifier(name))
         for name in table.primary_key
     ]
     returning = sql.SQL(", ").join([*key, sql.SQL('CAST(ctid AS text) AS "the row\'s ctid"')])
-    cursor.execute(sql.SQL("{} RETURNING {}").format(insert(table, values), returning))
-    row = cursor.fetchone()
-    if row is None:
-        # A trigger may swallow it.
-        return PlacedRow(table=table, key={}, place="(0,0)")
-    return PlacedRow(table=table, place=row.pop("the row's ctid"), key=row)
+    row = cursor.execute(sql.SQL("{} RETURNING {}").format(statement, returning)).fetchone()
+    return None if row is None else PlacedRow(table=table, place=row.pop("the row's ctid"), key=row)
 
 
 def _where(condition: sql.Composed | None) -> sql.Composed:

@@ -356,6 +356,91 @@ def test_a_case_that_fails_names_what_decided(
     assert told.startswith(fault)
 
 
+SWALLOWING = """
+CREATE TABLE t (id int PRIMARY KEY, title text NOT NULL);
+ALTER TABLE t ENABLE ROW LEVEL SECURITY;
+GRANT ALL ON t TO anon;
+CREATE POLICY everything ON t USING (true);
+CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+CREATE TRIGGER swallow BEFORE {event} ON t FOR EACH ROW {condition} EXECUTE FUNCTION swallow();
+"""
+
+
+def test_a_table_whose_trigger_swallows_every_row_is_told_and_the_others_are_tried(tried: Tried) -> None:
+    """As where a trigger sends the rows to other tables."""
+    matrix = tried(SWALLOWING.format(event="INSERT", condition=""))
+    assert "public.t: a trigger or rule swallows the row" in matrix.untried["public.t"]
+    assert kinds(matrix) >= {"untried"}
+
+
+def test_a_row_that_a_trigger_swallows_leaves_the_others_of_its_table_to_be_tried(tried: Tried) -> None:
+    matrix = tried(
+        f"""
+        {SWALLOWING.format(event="INSERT", condition="WHEN (NEW.title = 'twice')")}
+        CREATE POLICY once ON t AS RESTRICTIVE FOR DELETE USING (title <> 'twice');
+        """
+    )
+    assert not matrix.untried
+    assert access(matrix, "anon") == ["yes"] * 4
+
+
+@pytest.mark.parametrize(
+    ("case", "fault"),
+    [
+        (
+            {"change": "insert", "expect": {"allowed": True}},
+            "should be allowed and is not: a trigger or rule swallows the insert",
+        ),
+        (
+            {"change": {"update": {"title": "other"}}, "expect": {"allowed": True}},
+            "should be allowed and is not: a trigger or rule swallows the update",
+        ),
+        (
+            {"change": {"update": {"title": "other"}}, "expect": {"receives": True}},
+            "should receive the event and does not: a trigger or rule swallows the update",
+        ),
+    ],
+)
+def test_a_case_whose_change_a_trigger_swallows_says_so(
+    case: Mapping[str, Any], fault: str, tried: Tried, stage: Cursor, tmp_path: Path
+) -> None:
+    tried(SWALLOWING.format(event="INSERT" if case["change"] == "insert" else "UPDATE", condition=""))
+    assert verdict(stage, tmp_path, {"as": "anon", "row": {"id": 1, "title": "one"}, **case}) == (fault,)
+
+
+def test_a_case_whose_row_a_trigger_swallows_is_an_error_with_its_line(
+    tried: Tried, stage: Cursor, tmp_path: Path
+) -> None:
+    tried(SWALLOWING.format(event="INSERT", condition=""))
+    with pytest.raises(CaseFileError, match=r"access\.yaml:1: public\.t: a trigger or rule swallows the row"):
+        verdict(stage, tmp_path, {"as": "anon", "change": "delete", "expect": {"allowed": True}})
+
+
+@pytest.mark.parametrize(
+    ("policy", "received"),
+    [("true", True), ("id = 6", True), ("id = 5", False)],
+)
+@pytest.mark.parametrize("change", [{"id": 6}, {"title": "six"}], ids=["by the statement", "by a trigger"])
+def test_a_row_whose_key_changes_is_looked_for_under_its_new_key(  # noqa: PLR0917 - two of them make the case
+    change: Mapping[str, Any], policy: str, received: bool, tried: Tried, stage: Cursor, tmp_path: Path
+) -> None:
+    """Realtime asks for the key that the change's new record holds."""
+    tried(
+        f"""
+        CREATE TABLE t (id int PRIMARY KEY, title text);
+        ALTER TABLE t ENABLE ROW LEVEL SECURITY;
+        GRANT ALL ON t TO anon;
+        CREATE POLICY p ON t TO anon USING ({policy}) WITH CHECK (true);
+        CREATE FUNCTION renumber() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.id := 6; RETURN NEW; END $$;
+        CREATE TRIGGER renumber BEFORE UPDATE OF title ON t FOR EACH ROW EXECUTE FUNCTION renumber();
+        """
+    )
+    case = {"as": "anon", "row": {"id": 5, "title": "one"}, "change": {"update": change}}
+    assert verdict(stage, tmp_path, {**case, "expect": {"receives": received}}) == ()
+    (fault,) = verdict(stage, tmp_path, {**case, "expect": {"receives": not received}})
+    assert "policy “p”" in fault
+
+
 CASE = "- {as: anon, table: public.t, change: insert, expect: {allowed: true}}\n"
 
 
