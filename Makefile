@@ -52,7 +52,7 @@ plan: $(ready)
 	@$(python) -m plan --stack $(STACK)
 
 rehearse: $(ready)
-	@$(python) -m rehearsal --stack $(STACK) $(if $(DSN),--dsn '$(DSN)')
+	@$(python) -m rehearsal --stack $(STACK) $(if $(DSN),--dsn "$$DSN")
 
 doctor: $(ready)
 	@$(python) -m doctor --stack $(STACK)

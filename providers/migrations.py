@@ -12,6 +12,7 @@ from psycopg import sql
 from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, DiffResult, ReadResult, Resource, UpdateResult
 
 from providers.connection import DatabaseError, DatabaseProvider, connection_parameters, transaction
+from providers.transaction_statements import told, transaction_statements
 
 if TYPE_CHECKING:
     from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
@@ -116,9 +117,8 @@ def _migrate(folder: str, files: dict[str, str]) -> dict[str, Any]:
                 with backend.copy() as own:
                     _apply(own, migration)
             except psycopg.Error as error:
-                left = " and was rolled back" if migration.use_transactions else ", and what it did before stays"
                 raise DatabaseError(
-                    f"migration {migration.id}.sql failed{left}: {str(error).strip()}; "
+                    f"migration {migration.id}.sql failed{_left(migration)}: {str(error).strip()}; "
                     "correct the file and run `pulumi up` again"
                 ) from error
     finally:
@@ -158,6 +158,14 @@ def _apply(backend: PostgresqlPsycopgBackend, migration: Migration) -> None:
         backend.execute("RESET search_path")
         backend.log_migration(migration, "apply")
         backend.mark_one(migration, log=False)
+
+
+def _left(migration: Migration) -> str:
+    """What a file that failed leaves behind."""
+    if not migration.use_transactions:
+        return ", and what it did before stays"
+    own = transaction_statements(Path(migration.path).read_text())
+    return f" and was rolled back{f', except what a transaction of its own committed ({told(own)})' if own else ''}"
 
 
 def _close_bookkeeping() -> None:

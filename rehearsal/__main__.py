@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,7 @@ from rehearsal.cases import CaseFileError, read_cases
 from rehearsal.matrix import try_tables
 from rehearsal.report import Rehearsal
 from rehearsal.server import EmbeddedServerError, embedded_postgres
-from rehearsal.stage import StageError, staged, staged_in_transaction
+from rehearsal.stage import DSN_VARIABLE, StageError, chosen_dsn, staged, staged_in_transaction
 from rehearsal.trials import UnusableTableError
 
 CASES = Path("tests/access.yaml")
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--dsn",
         help="rehearse on this database instead, in a transaction that is rolled back and locks its tables meanwhile: "
-        "use a copy. The password may be left to PGPASSWORD or the password file",
+        f"use a copy. Without its password (PGPASSWORD or ~/.pgpass has it); {DSN_VARIABLE} may hold all of it",
     )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON")
@@ -56,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # As after Ctrl-C: the server is stopped in order.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
-        rehearsal = rehearse(options.stack, cases=options.cases, dsn=options.dsn)
+        dsn = chosen_dsn(options.dsn, os.environ)
+        rehearsal = rehearse(options.stack, cases=options.cases, dsn=dsn)
     except FAULTS as fault:
         print(fault, file=sys.stderr)
         return 2

@@ -17,7 +17,8 @@ from typing import Any
 from psycopg import sql
 
 from plan.program import Resource
-from providers import auth_schema, connection, migrations, roles, table_security
+from providers import auth_schema, connection, roles, table_security
+from rehearsal.migrations import migrate, refuse_transaction_statements
 
 DYNAMIC = "pulumi-python:dynamic/index:"
 MIGRATIONS = f"{DYNAMIC}ApplicationMigrations"
@@ -162,14 +163,18 @@ def apply(resources: Iterable[Resource], project: Path, *, in_transaction: bool 
 
     A resource of the postgresql provider by its statements in one transaction, as the provider does it; a dynamic
     one by its own provider's ``create``. With ``in_transaction`` the migrations' files run in the transaction at hand,
-    which yoyo, with a connection of its own, cannot see. Answers with the resources that were made. Raises what
-    Postgres or the provider raises; what was made before stays.
+    which yoyo, with a connection of its own, cannot see; nothing is made if one of them would end it. Answers with the
+    resources that were made. Raises what Postgres or the provider raises; what was made before stays.
     """
     made = [resource for resource in resources if is_database_object(resource)]
     with contextlib.chdir(project):
+        if in_transaction:
+            for resource in made:
+                if resource.type == MIGRATIONS:
+                    refuse_transaction_statements(resource.values)
         for resource in made:
             if in_transaction and resource.type == MIGRATIONS:
-                _migrate(resource.values, project)
+                migrate(resource.values)
             elif PROVIDER in resource.inputs:
                 _provider(resource).create({k: v for k, v in resource.values.items() if k != PROVIDER})
             else:
@@ -177,25 +182,6 @@ def apply(resources: Iterable[Resource], project: Path, *, in_transaction: bool 
                     for statement in statements(resource, project):
                         cursor.execute(statement)
     return made
-
-
-def _migrate(inputs: Mapping[str, Any], project: Path) -> None:
-    """Run the files that the database has not run yet, in yoyo's order."""
-    from yoyo.migrations import (  # noqa: PLC0415 - only a rehearsal on somebody's server pays for the import
-        read_migrations,
-        read_sql_migration,
-        topological_sort,
-    )
-
-    applied = migrations.applied_migrations()
-    if faults := migrations.changed_files(inputs["files"], applied):
-        raise connection.DatabaseError("; ".join(faults))
-    with connection.transaction() as cursor:
-        for migration in topological_sort(read_migrations(str(project / inputs["folder"]))):
-            if migration.id not in applied:
-                _, _, parts = read_sql_migration(Path(migration.path))
-                for part in parts:
-                    cursor.execute(part.encode())
 
 
 def _provider(resource: Resource) -> Any:

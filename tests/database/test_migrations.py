@@ -254,6 +254,18 @@ def test_a_failing_file_without_a_transaction_says_that_a_part_of_it_stays(
     assert tables(admin) == ["wells"]
 
 
+def test_a_failing_file_with_a_transaction_of_its_own_says_what_that_means(
+    engine: Engine, folder: Path, admin: Connection
+) -> None:
+    with pytest.raises(DatabaseError) as failed:
+        engine.up(written(folder, _1=f"BEGIN;\n{WELLS}\nCOMMIT;\n{BROKEN}"))
+    assert str(failed.value).startswith(
+        "migration 1.sql failed and was rolled back, except what a transaction of its own committed "
+        '(BEGIN in line 1, COMMIT in line 3): relation "public.nowhere" does not exist'
+    )
+    assert tables(admin) == ["wells"]
+
+
 def test_a_file_sees_nothing_of_what_the_one_before_set_for_itself(
     engine: Engine, folder: Path, admin: Connection
 ) -> None:

@@ -20,13 +20,15 @@ import yaml
 from psycopg.rows import dict_row
 
 from plan import program
-from providers.connection import Cursor
+from providers.connection import Cursor, DatabaseError
 from rehearsal.advice import warnings
+from rehearsal.applier import apply, connected_to
 from rehearsal.case_trials import try_cases
 from rehearsal.cases import CaseFileError, read_cases
 from rehearsal.matrix import Extent, Matrix, Row, try_tables
+from rehearsal.one_transaction import undone
 from rehearsal.server import embedded_postgres
-from rehearsal.stage import AUTH, staged
+from rehearsal.stage import AUTH, staged, staged_in_transaction
 from rehearsal.trials import FUNCTION, SUB
 from settings import ApiRole, Command, Event
 from tests.database.test_applier import schema_dump
@@ -514,7 +516,7 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def command(project: Path, *options: str) -> tuple[list[str], dict[str, Any]]:
+def command(project: Path, *options: str, dsn: str | None = None) -> tuple[list[str], dict[str, Any]]:
     """`make rehearse` as a process, with its temporary files in the project."""
     temporary = project / "tmp"
     temporary.mkdir(exist_ok=True)
@@ -523,11 +525,12 @@ def command(project: Path, *options: str) -> tuple[list[str], dict[str, Any]]:
     for folder in temporary.parents[:3]:
         folder.chmod(folder.stat().st_mode | 0o011)
     environ = os.environ | {"PYTHONPATH": str(project), "TMPDIR": str(temporary), "PATH": "/usr/bin:/bin"}
+    environ |= {} if dsn is None else {"REHEARSAL_DSN": dsn}
     return [sys.executable, "-m", "rehearsal", *options], {"cwd": project, "env": environ}
 
 
-def rehearse(project: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    arguments, where = command(project, *options)
+def rehearse(project: Path, *options: str, dsn: str | None = None) -> subprocess.CompletedProcess[str]:
+    arguments, where = command(project, *options, dsn=dsn)
     return subprocess.run(arguments, **where, capture_output=True, text=True, check=False, timeout=120)
 
 
@@ -555,7 +558,7 @@ def test_a_failed_case_exits_1_and_a_broken_file_2(project: Path) -> None:
     cases = project / "cases.yaml"
     cases.write_text("- {as: anon, table: public.wells, change: insert, expect: {allowed: false}}")
     failed = rehearse(project, "--cases", "cases.yaml")
-    assert failed.returncode == 1
+    assert failed.returncode == 1, failed.stderr
     assert "line 1, insert on public.wells as anon" in failed.stdout
     assert "should not be allowed and is: policy “wells_insert”" in failed.stdout
     cases.write_text("- {as: anon}")
@@ -577,7 +580,7 @@ def test_an_existing_database_is_left_as_it_was(project: Path, empty_database: s
         connection.execute("CREATE TABLE notes (id bigint PRIMARY KEY)")
         connection.execute("INSERT INTO notes VALUES (1)")
     before = schema_dump(empty_database)
-    done = rehearse(project, "--json", "--dsn", empty_database)
+    done = rehearse(project, "--json", dsn=empty_database)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["matrix"][0]["table"] == "public.wells"
     assert schema_dump(empty_database) == before
@@ -587,15 +590,13 @@ def test_an_existing_database_is_left_as_it_was(project: Path, empty_database: s
 
 def test_an_existing_database_is_rehearsed_as_it_is(project: Path, empty_database: str) -> None:
     """Migrations that have run are not run again, and a policy made by hand is the stack's to remove."""
-    assert rehearse(project, "--dsn", empty_database).returncode == 0
+    assert rehearse(project, dsn=empty_database).returncode == 0
     declared = program.run(program.stack_config("dev"))
-    from rehearsal.applier import apply, connected_to  # noqa: PLC0415 - replaces the fixture's connection
-
     with connected_to(empty_database):
         apply(declared.resources, declared.config.project)
     with psycopg.connect(empty_database, autocommit=True) as connection:
         connection.execute("CREATE POLICY by_hand ON wells FOR SELECT USING (false)")
-    done = rehearse(project, "--json", "--dsn", empty_database)
+    done = rehearse(project, "--json", dsn=empty_database)
     assert done.returncode == 0, done.stderr
     with psycopg.connect(empty_database) as connection:
         assert connection.execute("SELECT count(*) FROM pg_policies WHERE policyname = 'by_hand'").fetchone() == (1,)
@@ -604,9 +605,184 @@ def test_an_existing_database_is_rehearsed_as_it_is(project: Path, empty_databas
 def test_a_user_who_cannot_assume_roles_is_told_so(project: Path, empty_database: str) -> None:
     with psycopg.connect(empty_database, autocommit=True) as connection:
         connection.execute("DROP ROLE IF EXISTS weak; CREATE ROLE weak LOGIN PASSWORD 'weak'")
-    done = rehearse(project, "--dsn", psycopg.conninfo.make_conninfo(empty_database, user="weak", password="weak"))
+    done = rehearse(project, dsn=psycopg.conninfo.make_conninfo(empty_database, user="weak", password="weak"))
     assert done.returncode == 2
-    assert "weak is no superuser; give --dsn a user that is" in done.stderr
+    assert "weak is no superuser; name a user in the DSN that is" in done.stderr
+
+
+def left_behind(conninfo: str) -> tuple[str, list[tuple[str]]]:
+    """What a rehearsal could leave in a database and on its server."""
+    with psycopg.connect(conninfo) as connection:
+        roles = connection.execute("SELECT rolname FROM pg_roles ORDER BY rolname").fetchall()
+    return schema_dump(conninfo), roles
+
+
+def test_a_migration_that_would_commit_is_refused_before_anything_runs(project: Path, empty_database: str) -> None:
+    """What Postgres commits, no transaction around it takes back."""
+    migrations = project / "sql" / "migrations"
+    (migrations / "0002_first.sql").write_text("CREATE TABLE before (id int PRIMARY KEY);")
+    (migrations / "0003_stays.sql").write_text(
+        "-- a file as psql takes it\nBEGIN;\nCREATE TABLE stays (id int);\nCOMMIT;\nCREATE TABLE stays2 (id int);\n"
+    )
+    before = left_behind(empty_database)
+    done = rehearse(project, dsn=empty_database)
+    assert left_behind(empty_database) == before
+    assert done.returncode == 2
+    assert done.stderr == (
+        "sql/migrations/0003_stays.sql:2: has a transaction of its own (BEGIN in line 2, COMMIT in line 4), which "
+        "would end the one that a rehearsal with --dsn rolls back, so that what was made by then would stay in the "
+        "database; remove them, since `up` runs each file in a transaction anyway, or rehearse without --dsn, where "
+        "each file runs as in `up`\n"
+    )
+    assert rehearse(project).returncode == 0, "on a server of its own it runs as in `up`"
+
+
+def test_a_migration_without_a_transaction_that_would_commit_is_refused_with_the_cure_that_it_has(
+    project: Path, empty_database: str
+) -> None:
+    (project / "sql" / "migrations" / "0002_stays.sql").write_text(
+        "-- transactional: false\nCREATE TABLE stays (id int);\nCOMMIT AND CHAIN"
+    )
+    before = left_behind(empty_database)
+    done = rehearse(project, dsn=empty_database)
+    assert left_behind(empty_database) == before
+    assert done.stderr.startswith("sql/migrations/0002_stays.sql:3: has a transaction of its own (COMMIT in line 3)")
+    assert "stay in the database; rehearse without --dsn" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("sql", "left"),
+    [
+        ("CREATE TABLE stays (); COMMIT; CREATE TABLE stays2 ();", "rehearsal_is_rolled_back"),
+        ("CREATE TABLE stays (); COMMIT AND CHAIN; CREATE TABLE stays2 (); COMMIT;", "rehearsal_is_rolled_back"),
+        ("CREATE TABLE stays (); PREPARE TRANSACTION 'stays'", "rehearsal_is_rolled_back"),
+        ("CREATE TABLE stays (); RESET ALL; ROLLBACK; CREATE TABLE stays2 ();", "read-only transaction"),
+    ],
+)
+def test_a_transaction_to_be_undone_is_undone_by_the_server_itself(sql: str, left: str, empty_database: str) -> None:
+    """Also if somebody found a way past the reading of the files."""
+    before = left_behind(empty_database)
+    with psycopg.connect(empty_database, autocommit=True, row_factory=dict_row) as connection:
+        with pytest.raises(psycopg.Error, match=left), undone(connection) as cursor:
+            cursor.execute(sql.encode())
+        assert connection.execute("SELECT count(*) AS prepared FROM pg_prepared_xacts").fetchone() == {"prepared": 0}
+    assert left_behind(empty_database) == before
+
+
+@pytest.mark.parametrize("ends", ["COMMIT", "ROLLBACK", "ROLLBACK; BEGIN"])
+def test_a_migration_that_ended_the_transaction_all_the_same_is_named(
+    ends: str, project: Path, empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "sql" / "migrations" / "0002_ends.sql").write_text(f"CREATE TABLE stays (id int); {ends};")
+    monkeypatch.setattr("rehearsal.migrations.transaction_statements", lambda _: [])
+    before = left_behind(empty_database)
+    declared = program.run(program.stack_config("dev", project))
+    with (
+        pytest.raises(DatabaseError, match=r"migration 0002_ends\.sql ended the transaction .* nothing of it was kept"),
+        staged_in_transaction(declared, empty_database),
+    ):
+        raise AssertionError("it was rehearsed")
+    assert left_behind(empty_database) == before
+
+
+def test_a_migration_that_has_committed_already_is_in_nobodys_way(project: Path, empty_database: str) -> None:
+    (project / "sql" / "migrations" / "0002_own.sql").write_text("BEGIN; CREATE TABLE own (id int); COMMIT;")
+    declared = program.run(program.stack_config("dev", project))
+    with connected_to(empty_database):
+        apply(declared.resources, project)
+    done = rehearse(project, dsn=empty_database)
+    assert done.returncode == 0, done.stderr
+
+
+FILES_THAT_RUN = {
+    "0002_dump": "SELECT pg_catalog.set_config('search_path', '', false); SET row_security = off; SET ROLE anon;",
+    "0003_after_a_dump": "CREATE TEMPORARY TABLE ids AS SELECT 1 AS id; CREATE TABLE parents (id int PRIMARY KEY);"
+    "CREATE TABLE children (parent int REFERENCES parents DEFERRABLE INITIALLY DEFERRED);"
+    "INSERT INTO children VALUES (1); INSERT INTO parents VALUES (1);",
+    "0004_another_session": "CREATE TEMPORARY TABLE ids AS SELECT 2 AS id; ALTER TABLE children ADD name text;"
+    "SET CONSTRAINTS ALL IMMEDIATE;",
+    "0005_only_postgres_splits": "/* one /* two; */ three; */ SELECT 'c:\\', ';';"
+    "CREATE FUNCTION one() RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT 0; SELECT 1; END;"
+    "CREATE RULE r AS ON INSERT TO parents DO ALSO (SELECT 1; INSERT INTO children VALUES (NEW.id););"
+    "INSERT INTO children VALUES (2); INSERT INTO parents VALUES (2);",
+    "0006_without": "-- transactional: false\nCREATE TYPE mood AS ENUM ('ok');\nALTER TYPE mood ADD VALUE 'sad';",
+    "0007_savepoint": "SAVEPOINT a; CREATE TABLE gone (); ROLLBACK TO a; DO $$ BEGIN PERFORM 1; END $$;",
+}
+"""Files that one connection and one transaction for all of them would not take."""
+
+
+def test_migrations_that_up_runs_are_rehearsed_on_an_existing_database(project: Path, empty_database: str) -> None:
+    for name, text in FILES_THAT_RUN.items():
+        (project / "sql" / "migrations" / f"{name}.sql").write_text(text)
+    alone = rehearse(project, "--json")
+    assert alone.returncode == 0, alone.stderr
+    before = left_behind(empty_database)
+    there = rehearse(project, "--json", dsn=empty_database)
+    assert there.returncode == 0, there.stderr
+    assert json.loads(there.stdout) == json.loads(alone.stdout)
+    assert left_behind(empty_database) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("SELECT * FROM nowhere", 'migration 0002_broken.sql failed: relation "nowhere" does not exist'),
+        (
+            "CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE c (p int REFERENCES p DEFERRABLE INITIALLY DEFERRED);"
+            "INSERT INTO c VALUES (1);",
+            'migration 0002_broken.sql failed: insert or update on table "c" violates foreign key constraint',
+        ),
+        (
+            "-- transactional: false\nCREATE INDEX CONCURRENTLY ON wells (name);",
+            "migration 0002_broken.sql cannot be rehearsed with --dsn: CREATE INDEX CONCURRENTLY cannot run inside a "
+            "transaction block; rehearse without --dsn",
+        ),
+    ],
+)
+def test_a_migration_that_fails_on_an_existing_database_is_named(
+    text: str, fault: str, project: Path, empty_database: str
+) -> None:
+    (project / "sql" / "migrations" / "0002_broken.sql").write_text(text)
+    before = left_behind(empty_database)
+    done = rehearse(project, dsn=empty_database)
+    assert done.returncode == 2
+    assert done.stderr.startswith(fault)
+    assert left_behind(empty_database) == before
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "host=127.0.0.1 password=hush secret user=x",
+        "postgresql://x:hush@127.0.0.1/postgres",
+        "host=127.0.0.1 password='hush secret'",
+    ],
+)
+def test_a_password_in_the_arguments_is_refused_and_not_repeated(dsn: str, project: Path) -> None:
+    done = rehearse(project, "--dsn", dsn)
+    assert done.returncode == 2
+    assert done.stderr.startswith("--dsn: ")
+    assert "Traceback" not in done.stderr
+    assert "secret" not in done.stderr
+    assert "hush" not in done.stderr
+
+
+def test_the_password_may_be_in_the_environment(project: Path, empty_database: str) -> None:
+    where = psycopg.conninfo.conninfo_to_dict(empty_database)
+    password = where.pop("password")
+    arguments, how = command(project, "--dsn", psycopg.conninfo.make_conninfo("", **where))
+    how["env"] |= {"PGPASSWORD": password}
+    done = subprocess.run(arguments, **how, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_database_that_cannot_be_reached_is_told_without_a_traceback(project: Path) -> None:
+    for dsn in ("postgresql://x:hush@127.0.0.1:1/postgres", "host=127.0.0.1 port=1 connect_timeout=soon"):
+        done = rehearse(project, dsn=dsn)
+        assert done.returncode == 2
+        assert done.stderr.startswith("the database")
+        assert "Traceback" not in done.stderr
+        assert "hush" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,17 @@ def test_a_backup_is_restored_by_its_name_and_over_rows_only_when_told(project: 
     assert (nameless.returncode, nameless.stderr.splitlines()[0]) == (2, "name the backup: make restore FILE=backups/…")
 
 
+def test_a_dsn_reaches_the_rehearsal_as_it_is(project: Path) -> None:
+    python = project / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    python.chmod(0o755)
+    dsn = "host=127.0.0.1 dbname='a \"copy\"' user=$HOME"
+    done = make(project, f"--old-file={STAMP}", "rehearse", f"DSN={dsn.replace('$', '$$')}")
+    assert done.stdout.splitlines() == ["-m", "rehearsal", "--stack", "dev", "--dsn", dsn]
+    assert "--dsn" not in make(project, f"--old-file={STAMP}", "rehearse").stdout
+
+
 def test_without_a_target_the_targets_are_listed_and_nothing_is_done(project: Path) -> None:
     listed = make(project)
     assert listed.returncode == 0
