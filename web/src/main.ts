@@ -16,6 +16,7 @@ const FLOW_SILENCE_MS = 6000;
 const FLOW_RETRY_MS = 1000;
 const REFETCH_RETRY_MS = 3000;
 const CHECK_AFTER_MS = 3000;
+const DRAW_EVERY_MS = 50;
 const WORDS = { live: "Live", connecting: "Connecting", offline: "Offline" } as const;
 
 function part<T extends HTMLElement = HTMLElement>(id: string): T {
@@ -95,7 +96,7 @@ class Showing {
         this.#console.refresh();
       } while (after !== null && count < MOST_ROWS);
       this.cut = after !== null;
-      const { unsettled } = refetch.end();
+      const { unsettled } = refetch.end(!this.cut);
       this.#console.refresh();
       if (this.#failing) this.#console.notice(null);
       this.#failing = false;
@@ -141,7 +142,8 @@ class Console {
   readonly #testRows = new Map<string, Map<string, Row>>();
   #showing: Showing | null = null;
   #flow: api.Flow | string = "asking the console whether changes flow";
-  #frame: number | null = null;
+  #drawing = false;
+  #drawnAt = 0;
   #pausedAt: number | null = null;
   #checkTimer: ReturnType<typeof setTimeout> | undefined;
   #unwell = false;
@@ -282,12 +284,20 @@ class Console {
     await this.#connection.useToken(() => api.readToken(role));
   }
 
-  /** With the next frame. */
+  /** Soon, and for many changes once: thousands of rows are sorted each time. */
   refresh(): void {
-    this.#frame ??= requestAnimationFrame(() => {
-      this.#frame = null;
-      this.#draw();
-    });
+    if (this.#drawing) return;
+    this.#drawing = true;
+    const since = performance.now() - this.#drawnAt;
+    setTimeout(
+      () =>
+        requestAnimationFrame(() => {
+          this.#drawing = false;
+          this.#drawnAt = performance.now();
+          this.#draw();
+        }),
+      Math.max(0, DRAW_EVERY_MS - since),
+    );
   }
 
   #draw(): void {

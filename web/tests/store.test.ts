@@ -172,6 +172,18 @@ describe("a refetch", () => {
     expect(rows(store)).toEqual([{ id: 1, name: "b" }]);
   });
 
+  test("that stops before the end forgets what is beyond, which is no difference that was found", () => {
+    const store = loaded(10, { id: 1 }, { id: 2 });
+    store.apply(insert(15, { id: 99 }));
+    const refetch = store.refetch();
+    store.apply(insert(25, { id: 100 }));
+    refetch.page([{ id: 1 }, { id: 2 }], 20);
+    expect(refetch.end(false)).toEqual({ unsettled: 0 });
+    expect(rows(store)).toEqual([{ id: 1 }, { id: 2 }, { id: 100 }]);
+    expect(store.size).toBe(3);
+    expect(store.counts.caughtUp).toBe(0);
+  });
+
   test("of an empty table removes all", () => {
     const store = loaded(10, { id: 1 });
     const refetch = store.refetch();

@@ -63,8 +63,11 @@ export type Outcome = "applied" | "late" | "unreadable";
 export interface Refetch {
   /** Takes a page. False: another refetch has begun meanwhile, stop reading. */
   page(rows: readonly Row[], asOf: number): boolean;
-  /** After the last page: forgets what no page had. Call it not at all if a page failed. */
-  end(): { readonly unsettled: number };
+  /**
+   * After the last page: forgets what no page had. Call it not at all if a page failed. With `whole` false there were
+   * more pages than one wanted; what was beyond them is forgotten too, since nobody knows what became of it.
+   */
+  end(whole?: boolean): { readonly unsettled: number };
 }
 
 /** After so many new tombstones, those older than TOMBSTONE_MS are forgotten: no event is as late as that. */
@@ -186,16 +189,14 @@ export class Store {
         }
         return true;
       },
-      end: () => {
+      end: (whole = true) => {
         if (refetch !== this.#refetches) return { unsettled: 0 };
         this.#refetches += 1;
         if (oldest === Number.POSITIVE_INFINITY) return { unsettled };
         for (const [key, entry] of this.#entries) {
           if (seen.has(key) || !wins(entry, oldest)) continue;
-          if (entry.row) {
-            differs(entry, oldest);
-            this.#size -= 1;
-          }
+          if (entry.row && whole) differs(entry, oldest);
+          if (entry.row) this.#size -= 1;
           if (entry.at < oldest) this.#entries.delete(key);
           else this.#entries.set(key, { ...entry, row: null });
         }
