@@ -8,7 +8,7 @@ python := $(venv)/bin/python
 ready := $(venv)/.requirements
 
 .DEFAULT_GOAL := help
-.PHONY: help up preview drift plan rehearse probe doctor secrets rotate backup restore metrics scrape-config destroy test lint web bench
+.PHONY: help up preview drift plan rehearse probe doctor console secrets rotate backup restore metrics scrape-config destroy test lint web bench
 
 help:
 	@echo 'make up        make or update the stack, and prove that an insert reaches a subscriber'
@@ -18,6 +18,7 @@ help:
 	@echo 'make rehearse  try who may see and change which rows; needs no Docker, no CLI and no network'
 	@echo 'make probe     prove again that an insert reaches a subscriber'
 	@echo 'make doctor    say what is wrong with a running stack, with its cause and its cure'
+	@echo 'make console   open a page that shows the stack live, until ended'
 	@echo 'make secrets   generate the secrets that a stack lacks'
 	@echo 'make rotate    give a secret another value everywhere: make rotate SECRET=jwt'
 	@echo 'make backup    write the application'"'"'s schemas and rows into a file (TO=FILE)'
@@ -56,6 +57,9 @@ rehearse: $(ready)
 
 doctor: $(ready)
 	@$(python) -m doctor --stack $(STACK)
+
+console: $(ready)
+	@$(python) -m doctor console --stack $(STACK)
 
 test: $(ready)
 	@$(python) -m pytest

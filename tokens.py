@@ -19,17 +19,19 @@ THUMBPRINT_MEMBERS = ("crv", "e", "kty", "n", "x", "y")
 """The members of a public key that its thumbprint is of: RFC 7638, 3.2."""
 
 
-def api_key(settings: JwtSettings, role: ApiRole) -> str:
-    """The key of a role: what supabase-js calls anon key or service role key.
+def api_key(
+    settings: JwtSettings, role: ApiRole, *, issued_at: int | None = None, expires_at: int | None = None
+) -> str:
+    """The key of a role: what supabase-js calls anon key or service role key; times in seconds since 1970.
 
-    The same bytes on every run, since it depends on the settings alone. Realtime wants the claims ``role``
-    and ``exp`` and the header ``typ: JWT``; of a key that is not HS256 also the header ``kid``.
+    Without times the same bytes on every run, since it depends on the settings alone. Realtime wants the claims
+    ``role`` and ``exp`` and the header ``typ: JWT``; of a key that is not HS256 also the header ``kid``.
     """
     claims = {
         "role": role.value,
         "iss": ISSUER,
-        "iat": settings.issued_at,
-        "exp": int(settings.expires_at.timestamp()),
+        "iat": settings.issued_at if issued_at is None else issued_at,
+        "exp": int(settings.expires_at.timestamp()) if expires_at is None else expires_at,
     }
     return _signed_as(settings, claims)
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from doctor import examine, interruption, load_command, metrics, outputs, probe, watch
+from doctor.console import serve as console
 from settings import DEVELOPMENT_STACK
 
 FAILED = 1
@@ -41,6 +42,7 @@ def arguments() -> argparse.ArgumentParser:
     metrics.add_arguments(commands)
     watch.add_arguments(commands)
     load_command.add_arguments(commands)
+    console.add_arguments(commands)
     return parser
 
 

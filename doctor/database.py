@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import psycopg
 from psycopg import AsyncConnection
@@ -17,6 +19,10 @@ from doctor.tls import refusal
 
 RETRY_SECONDS = 0.25
 """Between two attempts to reach the database."""
+CONNECT_SECONDS = 2
+"""The least that libpq takes."""
+STATEMENT_SHARE = 0.8
+"""The server itself ends a statement, or its wait for a lock, so early, and says so."""
 
 
 @asynccontextmanager
@@ -47,16 +53,58 @@ async def opened(outputs: Outputs, timeout: int, limit: float) -> Connection:
     """
     connection = await _connect(outputs, timeout)
     try:
-        await connection.execute(
-            "SELECT set_config('statement_timeout', %(limit)s, false), set_config('lock_timeout', %(limit)s, false), "
-            "set_config('idle_in_transaction_session_timeout', %(limit)s, false)",
-            {"limit": f"{limit * 1000:.0f}ms"},
-        )
-        await connection.commit()
+        with answering_within(connection, limit):
+            await connection.execute(
+                "SELECT set_config('statement_timeout', %(limit)s, false), set_config('lock_timeout', %(limit)s, "
+                "false), set_config('idle_in_transaction_session_timeout', %(limit)s, false)",
+                {"limit": f"{limit * 1000:.0f}ms"},
+            )
+            await connection.commit()
     except BaseException:
         await connection.close()
         raise
     return connection
+
+
+@asynccontextmanager
+async def session(outputs: Outputs, seconds: float) -> AsyncIterator[Connection]:
+    """A connection for a few statements, tried once: the server has ``seconds`` for all of them, less for each.
+
+    Closed at the end, which rolls back what was not committed. Raises psycopg.Error, and nothing else when a server
+    hangs.
+    """
+    connection = await opened(outputs, CONNECT_SECONDS, seconds * STATEMENT_SHARE)
+    try:
+        with answering_within(connection, seconds):
+            yield connection
+    finally:
+        await connection.close()
+
+
+@contextmanager
+def answering_within(connection: Connection, seconds: float) -> Iterator[None]:
+    """Gives the server ``seconds`` for all that is asked of it in the block.
+
+    Then it is hung up on, which raises psycopg.OperationalError: cancelling the task instead would make psycopg ask the
+    server, for ten seconds, to cancel the statement.
+    """
+    loop = asyncio.get_running_loop()
+    timer = loop.call_later(seconds, hang_up, connection)
+    try:
+        yield
+    except psycopg.Error:
+        if timer.when() <= loop.time():
+            raise psycopg.OperationalError(f"it gave no answer for {seconds:g} s") from None
+        raise
+    finally:
+        timer.cancel()
+
+
+def hang_up(connection: Connection) -> None:
+    """Ends the connection's socket under psycopg, which then fails at once."""
+    if not connection.closed:
+        with socket.socket(fileno=os.dup(connection.fileno())) as same:
+            same.shutdown(socket.SHUT_RDWR)
 
 
 async def _connect(outputs: Outputs, timeout: int) -> Connection:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from traceback import extract_tb
@@ -121,18 +121,37 @@ class Examination(BaseModel):
 def examine(setup: Setup, *, checks: Sequence[Check] = CHECKS, writing: bool = False) -> Examination:
     """Runs the checks in order; with ``writing`` the probe too. Reads only without it. Ends within 20 s (the probe
     apart). Closes the setup's connections. No finding holds a secret of the setup."""
+    running = findings(setup, checks=checks, writing=writing)
+    while True:
+        try:
+            next(running)
+        except StopIteration as ended:
+            examination: Examination = ended.value
+            return examination
+
+
+def findings(
+    setup: Setup, *, checks: Sequence[Check] = CHECKS, writing: bool = False
+) -> Generator[Finding, None, Examination]:
+    """The findings of an examination, each as soon as its check has ended; the examination is what it returns.
+
+    Closes the setup's connections at the end, also when it is closed before.
+    """
     started = datetime.now(UTC)
     begun = time.monotonic()
     broken: list[str] = []
+    found: list[Finding] = []
     try:
-        findings = list(_findings(setup, (*checks, change.arrives) if writing else checks, broken))
+        for finding in _findings(setup, (*checks, change.arrives) if writing else checks, broken):
+            found.append(finding)
+            yield finding
     finally:
         setup.close()
     return Examination(
         setup=f"stack {setup.stack}" if setup.stack else (setup.url or "the database of the DSN"),
         started=started,
         seconds=round(time.monotonic() - begun, 2),
-        findings=tuple(findings),
+        findings=tuple(found),
         unlooked=tuple(broken),
     )
 

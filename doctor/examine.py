@@ -96,9 +96,17 @@ def setup_of(given: argparse.Namespace, *, environ: Mapping[str, str]) -> Setup:
     if foreign:
         named = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(foreign))
         raise UnusableArgumentError(f"{named}: not together with --stack or --outputs, which say it already")
-    if given.outputs is not None:
-        return of_outputs(outputs.read_file(given.outputs), stack=given.stack, reason=NO_CONFIG)
-    stack = given.stack or DEVELOPMENT_STACK
+    return stack_setup(given.stack, given.outputs, environ=environ)
+
+
+def stack_setup(stack: str | None, file: str | None, *, environ: Mapping[str, str]) -> Setup:
+    """The set-up of a stack: by its outputs in a file, without its config, or as the Pulumi CLI knows it by its name.
+
+    Raises OutputsError.
+    """
+    if file is not None:
+        return of_outputs(outputs.read_file(file), stack=stack, reason=NO_CONFIG)
+    stack = stack or DEVELOPMENT_STACK
     with ThreadPoolExecutor() as both:
         config = both.submit(read_config, stack, environ=environ)
         found = outputs.read_stack(stack, environ=environ)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from doctor import interruption, load_report, outputs
-from doctor.checks.setup import Setup, of_outputs, read_config
-from doctor.examine import COULD_NOT_LOOK, NO_CONFIG
+from doctor.examine import COULD_NOT_LOOK, stack_setup
 from doctor.load import load
 from doctor.load_limits import CannotLoadError
 from settings import DEVELOPMENT_STACK
@@ -56,7 +54,7 @@ def run(given: argparse.Namespace) -> int:
         print(f"--plot: there is no folder {given.plot.parent}; make it first", file=sys.stderr)
         return COULD_NOT_LOOK
     try:
-        with _setup(given) as setup:
+        with stack_setup(given.stack, given.outputs, environ=os.environ) as setup:
             result = interruption.run(
                 load(
                     setup,
@@ -80,14 +78,3 @@ def run(given: argparse.Namespace) -> int:
     if given.plot is not None:
         load_report.plot(result, given.plot)
     return result.exit_status
-
-
-def _setup(given: argparse.Namespace) -> Setup:
-    if given.outputs is not None:
-        return of_outputs(outputs.read_file(given.outputs), stack=given.stack, reason=NO_CONFIG)
-    stack = given.stack or DEVELOPMENT_STACK
-    with ThreadPoolExecutor() as both:
-        config = both.submit(read_config, stack, environ=os.environ)
-        found = outputs.read_stack(stack)
-    sections, reason = config.result()
-    return of_outputs(found, stack=stack, config=sections, reason=reason)

@@ -20,7 +20,7 @@ from doctor.failures import ProbeFailedError
 from doctor.outputs import Outputs
 from doctor.plan import Chosen, key_of
 from doctor.removal import REMOVE_SECONDS, Fate, fate
-from doctor.rendering import by_key
+from doctor.rendering import as_json, by_key
 from doctor.sample_row import sample_row
 
 INSERTS_A_WRITER = 40
@@ -93,11 +93,10 @@ class Inserts:
             while remaining and remaining[-1] < now:
                 remaining.pop()
 
-    async def _insert(self, connection: Connection, statement: sql.Composed, values: Sequence[str]) -> None:
+    async def _insert(self, connection: Connection, statement: sql.Composed, values: Sequence[str | None]) -> None:
         key_columns = self.chosen.table.key_columns
         returning = [sql.SQL("CAST({} AS text)").format(quoted(column.name)) for column in key_columns] + [
-            sql.SQL("to_jsonb(CAST(CAST({} AS text) AS {}))").format(quoted(column.name), catalog_sql(column.cast))
-            for column in key_columns
+            as_json(column, quoted(column.name)) for column in key_columns
         ]
         query = sql.SQL("{} RETURNING pg_current_xact_id()::text, {}").format(statement, sql.SQL(", ").join(returning))
         try:

@@ -15,13 +15,17 @@ from typing import Any
 
 from psycopg import sql
 
-from doctor.catalog import Column, Connection, Table, UnusableTableError, catalog_sql, quoted
+from doctor.catalog import Column, Connection, Kind, Table, UnusableTableError, catalog_sql, quoted
 
 SELECTABLE = """
     SELECT a.attname::text FROM pg_attribute a
     WHERE a.attrelid = to_regclass(%s) AND a.attnum > 0 AND NOT a.attisdropped
       AND has_column_privilege(%s, a.attrelid, a.attnum, 'SELECT')
 """
+
+
+CUT_SHORT = ("bpchar", "bit")
+"""Types whose name alone means a length of one."""
 
 
 async def selectable(connection: Connection, table: Table, role: str) -> tuple[Column, ...]:
@@ -37,10 +41,7 @@ async def rendered(
 ) -> dict[str, Any]:
     """The row with that primary key as an event will show it, to be read in the transaction that wrote it."""
     query = sql.SQL("SELECT {} FROM {} WHERE {}").format(
-        sql.SQL(", ").join(
-            sql.SQL("to_jsonb(CAST(CAST({} AS text) AS {}))").format(quoted(column.name), catalog_sql(column.cast))
-            for column in columns
-        ),
+        sql.SQL(", ").join(as_json(column, quoted(column.name)) for column in columns),
         table.quoted,
         by_key(table),
     )
@@ -50,6 +51,18 @@ async def rendered(
             f"{table}: the row just written is not there: a trigger or rule moved it; declare another table"
         )
     return dict(zip((column.name for column in columns), row, strict=True))
+
+
+def as_json(column: Column, value: sql.Composable) -> sql.Composable:
+    """A value of the column as Realtime shows it, as an expression of type jsonb.
+
+    Realtime's casts are made only where they change something: the role that reads may lack USAGE on the schema of a
+    type, which naming it would need.
+    """
+    inner = column.type.inner if column.type.kind is Kind.ARRAY else None
+    if (inner or column.type).name not in CUT_SHORT:
+        return sql.SQL("to_jsonb({})").format(value)
+    return sql.SQL("to_jsonb(CAST(CAST({} AS text) AS {}))").format(value, catalog_sql(column.cast))
 
 
 def by_key(table: Table) -> sql.Composed:

@@ -9,16 +9,19 @@ foreign key needs.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from psycopg import DataError, IntegrityError, sql
 
 from doctor.catalog import Check, Column, Connection, ForeignKey, Table, UnusableTableError, catalog_sql, quoted
-from doctor.sample_values import candidates, constants
+from doctor.sample_values import INTEGERS, MOMENTS, TEXTS, candidates, constants
 
 MAX_COMBINATIONS = 20_000
 """How many combinations of candidates Postgres may try against constraints over several columns."""
+
+CHANGES_OF_A_COLUMN = 4
+"""How many values of one column are tried, before another column."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +29,9 @@ class SampleRow:
     """The values to insert, by column; what is not named is left to its default, or null."""
 
     table: Table
-    values: dict[str, str] = field(default_factory=dict)
+    values: dict[str, str | None] = field(default_factory=dict)
 
-    def insert(self) -> tuple[sql.Composed, list[str]]:
+    def insert(self) -> tuple[sql.Composed, list[str | None]]:
         """An INSERT and its parameters."""
         if not self.values:
             return sql.SQL("INSERT INTO {} DEFAULT VALUES").format(self.table.quoted), []
@@ -39,7 +42,7 @@ class SampleRow:
         )
         return statement, list(self.values.values())
 
-    def insert_returning_key(self) -> tuple[sql.Composed, list[str]]:
+    def insert_returning_key(self) -> tuple[sql.Composed, list[str | None]]:
         """An INSERT that answers with the primary key as text, for which the role has to see the row it wrote."""
         statement, values = self.insert()
         key = [sql.SQL("CAST({} AS text)").format(quoted(column)) for column in self.table.primary_key]
@@ -66,6 +69,29 @@ async def sample_row(connection: Connection, table: Table, rng: random.Random) -
             else:
                 offered[name] = [value]
     return SampleRow(table, {name: choices[0] for name, choices in offered.items()})
+
+
+def sample_changes(table: Table, current: Mapping[str, str | None], rng: random.Random) -> list[tuple[str, str]]:
+    """Columns and another value for each, the likeliest first, of which Postgres may refuse some: a change of a row.
+
+    ``current`` are the row's values, as text, of the columns to choose from.
+    """
+    related = {name for key in table.foreign_keys for name in key.columns}
+    columns = [column for column in table.columns if column.name in current and column.name not in related]
+    changes = []
+    for column in sorted(columns, key=_plainness):
+        moment = column.type.name in MOMENTS
+        offered = candidates(column.type, unique=column.unique or not moment, rng=rng)
+        others = [value for value in offered if value != current[column.name]]
+        changes += [(column.name, value) for value in others[:CHANGES_OF_A_COLUMN]]
+    return changes
+
+
+def _plainness(column: Column) -> tuple[bool, int]:
+    """Order of the columns to change: words first, then numbers; what is restricted or unique after the rest."""
+    kinds = (TEXTS, (*INTEGERS, "numeric", "float4", "float8"), ("bool",), MOMENTS)
+    rank = next((number for number, names in enumerate(kinds) if column.type.name in names), len(kinds))
+    return column.unique or column.type.constrained, rank
 
 
 async def _referenced_keys(connection: Connection, table: Table, required: set[str]) -> dict[str, str]:

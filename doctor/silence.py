@@ -22,10 +22,13 @@ PUBLISHED = """
     WHERE p.pubname = %s
 """
 SLOTS = """
-    SELECT s.active_pid IS NOT NULL AND s.confirmed_flush_lsn IS NOT NULL AS held,
+    SELECT m.most, s.slot_name IS NOT NULL AS used, s.active_pid AS holder,
+           s.active_pid IS NOT NULL AND s.confirmed_flush_lsn IS NOT NULL AS held,
            s.plugin = 'wal2json' AND s.database = current_database() AS ours,
            extract(epoch FROM clock_timestamp() - a.state_change)::float AS idle
-    FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid
+    FROM (SELECT current_setting('max_replication_slots')::int AS most) m
+    LEFT JOIN pg_replication_slots s ON true
+    LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid
 """
 POLL_INTERVAL = """
     SELECT max((settings ->> 'poll_interval_ms')::float) / 1000 FROM _realtime.extensions
@@ -42,13 +45,14 @@ RARELY_SECONDS = 1
 
 @dataclass(frozen=True)
 class Slots:
-    """The server's replication slots, as far as Realtime is concerned."""
+    """The server's replication slots, as far as Realtime is concerned; ``holders`` are its sessions' process ids."""
 
     held: bool
     idle_seconds: float
     used: int
     most: int
     dead_after: float = DEAD_AFTER_SECONDS
+    holders: tuple[int, ...] = ()
 
     @property
     def reading(self) -> bool:
@@ -101,15 +105,15 @@ async def slots(connection: Connection) -> Slots:
     """Whether a session of Realtime's holds its wal2json slot in this database, and how many slots are left."""
     async with connection.cursor(row_factory=dict_row) as cursor:
         rows = await (await cursor.execute(SLOTS)).fetchall()
-        most = await (await cursor.execute("SELECT current_setting('max_replication_slots')::int AS most")).fetchone()
-    assert most is not None, "a function call has a row"
-    idle = [row["idle"] or 0.0 for row in rows if row["ours"] and row["held"]]
+    held = [row for row in rows if row["ours"] and row["held"]]
+    idle = min((row["idle"] or 0.0 for row in held), default=0.0)
     return Slots(
-        held=bool(idle),
-        idle_seconds=min(idle, default=0.0),
-        used=len(rows),
-        most=most["most"],
-        dead_after=await _dead_after(connection, min(idle, default=0.0)),
+        held=bool(held),
+        idle_seconds=idle,
+        used=sum(row["used"] for row in rows),
+        most=rows[0]["most"],
+        dead_after=await _dead_after(connection, idle),
+        holders=tuple(sorted(row["holder"] for row in held)),
     )
 
 

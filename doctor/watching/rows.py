@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import socket
 import time
 from collections import deque
 from collections.abc import AsyncIterator
@@ -15,7 +13,7 @@ import psycopg
 
 from doctor.api_role import claims_of
 from doctor.catalog import Connection, UnusableTableError
-from doctor.database import RETRY_SECONDS, failure_of, first_line, opened, password_refused
+from doctor.database import CONNECT_SECONDS, RETRY_SECONDS, failure_of, first_line, hang_up, opened, password_refused
 from doctor.failures import Cause, Failure, ProbeFailedError
 from doctor.outputs import Outputs
 from doctor.plan import Chosen, Written, choose, key_of, write
@@ -23,8 +21,6 @@ from doctor.removal import REMOVE_SECONDS, RowKeptError, by_hand, removed
 from doctor.sample_row import sample_row
 from doctor.silence import silence
 
-CONNECT_SECONDS = 2
-"""The least that libpq takes."""
 ANSWER_SECONDS = 5.0
 """The whole of a round has so long; then the server hangs."""
 STATEMENT_SECONDS = 4.0
@@ -149,7 +145,7 @@ class Rows:
             if self._connection is None:
                 async with asyncio.timeout(ANSWER_SECONDS):
                     self._connection = await opened(self.outputs, CONNECT_SECONDS, STATEMENT_SECONDS)
-            timer = asyncio.get_running_loop().call_later(ANSWER_SECONDS, _hang_up, self._connection)
+            timer = asyncio.get_running_loop().call_later(ANSWER_SECONDS, hang_up, self._connection)
             yield self._connection
         except psycopg.Error as failed:
             await self.close()
@@ -164,13 +160,6 @@ class Rows:
         finally:
             if timer is not None:
                 timer.cancel()
-
-
-def _hang_up(connection: Connection) -> None:
-    """Ends the connection's socket under psycopg, which then fails at once."""
-    if not connection.closed:
-        with socket.socket(fileno=os.dup(connection.fileno())) as same:
-            same.shutdown(socket.SHUT_RDWR)
 
 
 def _unanswered(outputs: Outputs) -> Failure:
