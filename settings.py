@@ -313,6 +313,11 @@ class ExternalPostgres(Section):
 HOST_GATEWAY = "host.docker.internal"
 """The name that Docker's own manual gives to the machine, as a container sees it."""
 
+HOSTS_OF_CONTAINERS = frozenset(
+    {"localhost", "ip6-localhost", "ip6-loopback", "ip6-localnet", "ip6-mcastprefix", "ip6-allnodes", "ip6-allrouters"}
+)
+"""The names that Docker writes into every container's /etc/hosts (moby, libnetwork/etchosts/etchosts.go)."""
+
 
 def _none_without_host(external: Any) -> Any:
     """None when no external server is named; a key that would need one is a fault."""
@@ -394,6 +399,11 @@ class RealtimeSettings(Section):
             )
         if tenant.isdigit():
             raise ValueError(f"{tenant!r} is all digits, which as a host name is an IPv4 address; add a letter")
+        if tenant in HOSTS_OF_CONTAINERS:
+            raise ValueError(
+                f"{tenant!r} is in every container's /etc/hosts, so that the gateway would not find Realtime by it; "
+                "take another name"
+            )
         if tenant == "realtime-dev":
             raise ValueError("'realtime-dev' is the tenant that Realtime's own seed deletes and remakes; take another")
         return tenant

@@ -519,6 +519,15 @@ NAMES = [
         "realtime.tenant: '127' is all digits, which as a host name is an IPv4 address; add a letter",
         id="tenant-of-digits",
     ),
+    *(
+        pytest.param(
+            {"realtime.tenant": tenant},
+            f"realtime.tenant: {tenant!r} is in every container's /etc/hosts, so that the gateway would not find "
+            "Realtime by it; take another name",
+            id=f"tenant-{tenant}",
+        )
+        for tenant in ("localhost", "ip6-loopback")
+    ),
     pytest.param(
         {"realtime.tenant": "realtime-dev"},
         "realtime.tenant: 'realtime-dev' is the tenant that Realtime's own seed deletes and remakes; take another",
