@@ -136,14 +136,14 @@ def transaction() -> Iterator[Cursor]:
         except psycopg.errors.LockNotAvailable as locked:
             raise DatabaseError(
                 f"{locked.diag.message_primary}: another transaction held the table for {LOCK_TIMEOUT}; "
-                "end it (pg_stat_activity names it) and run `pulumi up` again"
+                "end it (pg_stat_activity names it) and run `make up` again"
             ) from locked
         except psycopg.OperationalError as lost:
             if not connection.broken:
                 raise
             raise DatabaseError(
                 f"{_server()} ended the connection in the middle of a change: {str(lost).strip().splitlines()[0]}; "
-                "run `pulumi up` again"
+                "run `make up` again"
             ) from None
 
 
@@ -223,7 +223,7 @@ def _explained(message: str) -> str:
             "or change both with ALTER ROLE … PASSWORD"
         )
     if "refused" in message or "timeout" in message:
-        return f"{server} does not answer: start its container (`docker ps -a` shows it), then run `pulumi up` again"
+        return f"{server} does not answer: start its container (`docker ps -a` shows it), then run `make up` again"
     return f"{server}: {reason}"
 
 

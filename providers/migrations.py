@@ -85,7 +85,7 @@ def _migrate(folder: str, files: dict[str, str]) -> dict[str, Any]:
     from yoyo.connections import DatabaseURI  # noqa: PLC0415
 
     if checksums(Path(folder)) != files:
-        raise DatabaseError(f"files in {folder} changed while the update ran; run `pulumi up` again")
+        raise DatabaseError(f"files in {folder} changed while the update ran; run `make up` again")
     if faults := changed_files(files, applied_migrations()):
         raise DatabaseError("; ".join(faults))
     where = connection_parameters()
@@ -119,7 +119,7 @@ def _migrate(folder: str, files: dict[str, str]) -> dict[str, Any]:
             except psycopg.Error as error:
                 raise DatabaseError(
                     f"migration {migration.id}.sql failed{_left(migration)}: {str(error).strip()}; "
-                    "correct the file and run `pulumi up` again"
+                    "correct the file and run `make up` again"
                 ) from error
     finally:
         backend.connection.close()
@@ -135,7 +135,7 @@ def _exclude_others(connection: psycopg.Connection[Any]) -> None:
     except psycopg.errors.LockNotAvailable:
         raise DatabaseError(
             f"another run has been applying migrations for {OTHER_RUN_TIMEOUT} and more; pg_stat_activity shows it: "
-            "wait for it, or end it with pg_terminate_backend(pid), and run `pulumi up` again"
+            "wait for it, or end it with pg_terminate_backend(pid), and run `make up` again"
         ) from None
 
 

@@ -210,7 +210,7 @@ def _put(props: Mapping[str, Any]) -> dict[str, Any]:
                     if answer.status_code == httpx.codes.FORBIDDEN:
                         raise TenantError(
                             "Realtime's management API answers 403: the running container has another "
-                            "realtime.api_jwt_secret than the config; replace the container with `pulumi up --refresh`"
+                            "realtime.api_jwt_secret than the config; replace the container with `make up`"
                         )
                     stored = _live(external_id) == declared
                     if stored:

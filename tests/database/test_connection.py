@@ -65,7 +65,7 @@ def test_a_wrong_password_is_named_with_its_cure_and_not_shown(database: str) ->
 def test_a_server_that_is_down_is_named_with_its_cure(database: str, unused_port: int) -> None:
     assert refusal(other(database, port=unused_port)) == (
         f"Postgres on 127.0.0.1:{unused_port} does not answer: start its container (`docker ps -a` shows it), "
-        "then run `pulumi up` again"
+        "then run `make up` again"
     )
 
 
@@ -178,7 +178,7 @@ def test_a_change_that_cannot_have_its_table_gives_up_and_says_what_to_do(
             engine.up(declared)
     assert str(locked.value) == (
         "canceling statement due to lock timeout: another transaction held the table for 100ms; "
-        "end it (pg_stat_activity names it) and run `pulumi up` again"
+        "end it (pg_stat_activity names it) and run `make up` again"
     )
     assert engine.up(declared) == "create"
 
@@ -229,7 +229,7 @@ def test_a_server_that_goes_away_in_the_middle_is_named_and_the_next_change_goes
         cursor.execute("SELECT 1")
     assert re.fullmatch(
         r"Postgres on 127\.0\.0\.1:\d+ ended the connection in the middle of a change: "
-        r"terminating connection due to administrator command; run `pulumi up` again",
+        r"terminating connection due to administrator command; run `make up` again",
         str(lost.value),
     )
     with transaction() as cursor:
