@@ -68,6 +68,8 @@ class Config(BaseModel):
     realtime: RealtimeSettings | None = None
     gateway: GatewaySettings | None = None
     jwt: JwtSettings | None = None
+    docker_host: str | None = None
+    """The address of the Docker engine, when it is not the environment's."""
 
 
 class Setup(BaseModel):
@@ -199,7 +201,9 @@ class Setup(BaseModel):
 
     @cached_property
     def engine(self) -> docker.DockerClient:
-        return docker.from_env(timeout=DOCKER_SECONDS)
+        host = self.config.docker_host if self.config else None
+        environ = {**os.environ, **({"DOCKER_HOST": host} if host else {})}
+        return docker.from_env(timeout=DOCKER_SECONDS, environment=environ)
 
     @cached_property
     def network(self) -> str | None:
@@ -245,8 +249,9 @@ class Setup(BaseModel):
                 found.add(secret.get_secret_value())
         if self.dsn is not None:
             found.add(str(self.where.get("password") or ""))
-        for section in self.config.model_dump().values() if self.config else ():
-            found |= {v.get_secret_value() for v in (section or {}).values() if isinstance(v, SecretStr)}
+        for _, section in self.config or ():
+            if isinstance(section, Section):
+                found |= {value.get_secret_value() for _, value in section if isinstance(value, SecretStr)}
         return frozenset(found)
 
     def redacted(self, text: str) -> str:
@@ -345,6 +350,7 @@ def config_of(values: Mapping[str, Any], *, environ: Mapping[str, str]) -> Confi
         realtime=section("realtime", RealtimeSettings),
         gateway=section("gateway", GatewaySettings),
         jwt=section("jwt", JwtSettings),
+        docker_host=values.get("docker:host"),
     )
 
 
