@@ -107,6 +107,25 @@ def stack_file(project: Path, stack: str) -> dict[str, Any]:
     return document(project / f"Pulumi.{stack}.yaml")
 
 
+def docker_host(project: Path, stack: str) -> str | None:
+    """``docker:host`` of the stack's settings file or, as its default, of Pulumi.yaml; None without it.
+
+    Read from the files, so that an engine that does not answer is named before the CLI is asked anything. Raises
+    DeployError for one that is encrypted.
+    """
+    for settings in (stack_file(project, stack), document(project / "Pulumi.yaml")):
+        value = (settings.get("config") or {}).get("docker:host")
+        if isinstance(value, dict):
+            if "secure" in value:
+                raise DeployError(
+                    "docker:host: is encrypted and no secret; `pulumi config set --plaintext docker:host …`"
+                )
+            value = value.get("value")
+        if value:
+            return str(value)
+    return None
+
+
 def document(path: Path) -> dict[str, Any]:
     """A YAML file as a mapping, empty when it does not exist."""
     if not path.exists():

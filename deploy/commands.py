@@ -7,13 +7,15 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import docker
+from pydantic import TypeAdapter, ValidationError
 
 import settings
 from deploy import (
@@ -72,6 +74,11 @@ def prepare(stack: str) -> Prepared:
     return Prepared(engine=engine, backend=chosen.directory(PROJECT), added=added)
 
 
+def connect(stack: str) -> docker.DockerClient:
+    """A client of the stack's Docker engine. Raises DeployError when it does not answer."""
+    return docker_objects.connect(os.environ, backend.docker_host(PROJECT, stack))
+
+
 def load_settings(engine: Engine) -> settings.Settings:
     """The stack's settings as the program will see them. Raises SettingsError."""
     return settings.load(engine.config(), stack=engine.stack, environ=os.environ)
@@ -80,12 +87,13 @@ def load_settings(engine: Engine) -> settings.Settings:
 def up(stack: str, started: float | None) -> int:
     """Make or update the stack, prove that an insert reaches a subscriber, and say how to connect."""
     begun = time.time() if started is None else started
-    client = docker_objects.connect(os.environ)
+    client = connect(stack)
     prepared = prepare(stack)
     engine = prepared.engine
     recovery.refuse_held(prepared.backend, stack)
     engine.select(create=True)
-    if not state.resources(engine.export()):
+    exported = engine.export()
+    if not state.resources(exported):
         generated.refuse_copied(PROJECT, stack)
     wanted = load_settings(engine)
     check_external(engine, wanted)
@@ -101,12 +109,12 @@ def up(stack: str, started: float | None) -> int:
             return code
         rotation.put_in_place(engine, client, wanted, pending)
     code = engine.run("up", "--yes", "--skip-preview", *REFRESHED)
-    if (
-        interrupted
-        and 0 < code < KILLED
-        and recovery.clear(client, recovery.find_leftovers(client, stack, engine.export()))
-    ):
+    if interrupted and 0 < code < KILLED and clear_left_over(prepared, client, engine.export()):
         # The providers of a killed engine live on for a while, and one of them finished what it had been asked for.
+        code = engine.run("up", "--yes", "--skip-preview", *REFRESHED)
+    if code == 0 and has_migrated(exported, engine):
+        # What a migration dropped and made again has no policy and no grant and is not published: all of that was
+        # compared before the migration ran.
         code = engine.run("up", "--yes", "--skip-preview", *REFRESHED)
     if code:
         return unfinished(wanted, code)
@@ -144,6 +152,13 @@ def bring_database_back(engine: Engine, client: docker.DockerClient, wanted: set
     return engine.run("up", "--yes", "--skip-preview", *REFRESHED, *targets)
 
 
+def has_migrated(before: Mapping[str, Any], engine: Engine) -> bool:
+    """Whether an update of a stack with migrations has run others; the first ones find nothing to drop."""
+    known = state.inputs_of(before, state.MIGRATIONS)
+    now = state.inputs_of(engine.export(), state.MIGRATIONS) if known else None
+    return known is not None and now is not None and known["files"] != now["files"]
+
+
 def unfinished(wanted: settings.Settings, code: int) -> int:
     """Say which rotation a failed update has left unfinished; the same exit code."""
     if wanted.rotation is not None:
@@ -179,12 +194,28 @@ def recover(prepared: Prepared, client: docker.DockerClient) -> bool:
     engine = prepared.engine
     recovery.release_lock(engine, prepared.backend)
     exported = engine.export()
-    recovery.clear(client, recovery.find_leftovers(client, engine.stack, exported))
+    clear_left_over(prepared, client, exported)
     recovery.clear_never_started(client, exported)
     fault = recovery.postgres_fault(client, engine.stack, exported)
     if fault is not None and recovery.GONE not in fault:
         raise DeployError(f"{fault}; then run `make up` again")
     return recovery.settle_pending(engine, exported)
+
+
+def clear_left_over(prepared: Prepared, client: docker.DockerClient, exported: Mapping[str, Any]) -> bool:
+    """Clear what an interrupted update left behind outside the state; whether there was anything.
+
+    Raises DeployError, before anything is touched, when it is another state's, or of an update that is under way.
+    """
+    engine = prepared.engine
+    recovery.refuse_held(prepared.backend, engine.stack)
+    leftovers = recovery.find_leftovers(client, engine.stack, exported)
+    recovery.refuse_another_states(engine.stack, exported, leftovers)
+    if prepared.backend is None and (
+        leftovers or state.pending_operations(exported) or recovery.never_started(client, exported)
+    ):
+        recovery.refuse_updated(engine, exported)
+    return recovery.clear(client, leftovers)
 
 
 def preview(stack: str) -> int:
@@ -208,7 +239,7 @@ def drift(stack: str) -> int:
 
     Without its Postgres the engine cannot look at anything in it and ends with an error: that drift is said here.
     """
-    client = docker_objects.connect(os.environ)
+    client = connect(stack)
     engine = prepare(stack).engine
     engine.select(create=False)
     if fault := unobservable(engine, client):
@@ -229,7 +260,7 @@ def unobservable(engine: Engine, client: docker.DockerClient) -> str | None:
 
 def report_drift(stack: str) -> int:
     """What `drift` finds, as Markdown on stdout, the engine's own words on stderr; its exit code."""
-    client = docker_objects.connect(os.environ)
+    client = connect(stack)
     engine = prepare(stack).engine
     engine.select(create=False)
     if fault := unobservable(engine, client):
@@ -291,27 +322,44 @@ def make_secrets(stack: str) -> int:
 
 
 def destroy(stack: str) -> int:
-    """Remove the stack; its data volumes too, unless postgres.protect."""
-    client = docker_objects.connect(os.environ)
+    """Remove the stack; its data volumes too, unless postgres.protect.
+
+    Nothing is touched when the state does not know of the protection yet, or is not the one of the containers.
+    """
+    client = connect(stack)
     prepared = prepare(stack)
     engine = prepared.engine
     recovery.refuse_held(prepared.backend, stack)
     engine.select(create=False)
     recovery.release_lock(engine, prepared.backend)
     exported = engine.export()
-    recovery.clear(client, recovery.find_leftovers(client, stack, exported))
+    protected = is_protected(engine.config())
+    if fault := recovery.retention_fault(stack, exported, protected=protected):
+        raise DeployError(fault)
+    clear_left_over(prepared, client, exported)
     recovery.settle_pending(engine, exported)
-    protected = str(engine.config().get(f"{settings.NAMESPACE}:postgres.protect")).lower() == "true"
-    if code := engine.run("destroy", "--yes", "--skip-preview"):
+    # Without the program, whatever PULUMI_RUN_PROGRAM says: it would ask a Postgres that need not be there any more.
+    if code := engine.run("destroy", "--yes", "--skip-preview", "--run-program=false"):
         return code
     recovery.clear(client, recovery.find_leftovers(client, stack, engine.export()))
-    recovery.clear_volumes(client, stack, protected=protected)
+    recovery.clear_volumes(client, stack, known=state.names(exported, state.VOLUME), protected=protected)
     return 0
+
+
+def is_protected(config: Mapping[str, Any]) -> bool:
+    """Whether postgres.protect is set, read as the settings read it, whose other faults keep nobody from destroying.
+
+    Raises DeployError when it is neither true nor false.
+    """
+    try:
+        return TypeAdapter(bool).validate_python(config.get(f"{settings.NAMESPACE}:postgres.protect", False))
+    except ValidationError:
+        raise DeployError("postgres.protect: is neither true nor false; write one of the two") from None
 
 
 def back_up(stack: str, to: Path | None) -> int:
     """Dump the stack's database into a new file that only its owner may read."""
-    client = docker_objects.connect(os.environ)
+    client = connect(stack)
     prepared = prepare(stack)
     prepared.engine.select(create=False)
     server = database_server(prepared, client)
@@ -334,7 +382,7 @@ def restore(stack: str, path: Path, *, replace: bool) -> int:
     replaced = False
     try:
         with terminated_as_interrupted():
-            client = docker_objects.connect(os.environ)
+            client = connect(stack)
             prepared = prepare(stack)
             recovery.refuse_held(prepared.backend, stack)
             prepared.engine.select(create=False)

@@ -35,6 +35,8 @@ class Container:
     labels: Mapping[str, str]
     status: str
     published: frozenset[Published] = frozenset()
+    networks: frozenset[str] = frozenset()
+    """Ids of the networks that it is in."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +56,23 @@ class Leftovers:
     foreign: tuple[Container, ...]
     networks: tuple[Network, ...]
 
+    def __bool__(self) -> bool:
+        return bool(self.ours or self.foreign or self.networks)
 
-def connect(environ: Mapping[str, str]) -> docker.DockerClient:
-    """A client of the Docker engine, the one of DOCKER_HOST if set. Raises DeployError when it does not answer."""
-    address = environ.get("DOCKER_HOST") or "its usual socket"
+
+def connect(environ: Mapping[str, str], host: str | None = None) -> docker.DockerClient:
+    """A client of the Docker engine: that of ``host``, which is the stack's docker:host, else that of DOCKER_HOST.
+
+    Raises DeployError when it does not answer. Precedence as in pulumi-docker's provider.
+    """
+    address = host or environ.get("DOCKER_HOST") or "its usual socket"
+    setting = "correct docker:host" if host else "set DOCKER_HOST to the engine's address"
     try:
-        client = docker.from_env(environment=dict(environ))
+        client = docker.from_env(environment={**environ, **({"DOCKER_HOST": host} if host else {})})
         client.ping()
     except (DockerException, requests.RequestException) as unreachable:
         reason = innermost(unreachable)
-        cure = "start Docker, or set DOCKER_HOST to the engine's address"
+        cure = f"start Docker, or {setting}"
         if isinstance(reason, PermissionError):
             cure = "let this user use it (`sudo usermod -aG docker $USER`, then log in again)"
         raise DeployError(f"the Docker engine does not answer on {address} ({reason}); {cure}") from None
@@ -94,6 +103,9 @@ def container(summary: Mapping[str, Any]) -> Container:
             Published(port.get("IP", "0.0.0.0"), port["PublicPort"])  # noqa: S104 - read, not bound
             for port in summary["Ports"] or ()
             if "PublicPort" in port
+        ),
+        networks=frozenset(
+            network["NetworkID"] for network in ((summary.get("NetworkSettings") or {}).get("Networks") or {}).values()
         ),
     )
 

@@ -57,6 +57,19 @@ def release_lock(engine: Engine, backend: Path | None) -> None:
         say(f"cleared the lock of process {lock.pid}, which was ended while it updated stack {engine.stack}")
 
 
+def refuse_updated(engine: Engine, exported: Mapping[str, Any]) -> None:
+    """Raises DeployError when somebody else updates the stack, in a backend whose locks are not files to be read here.
+
+    Putting a state back is what such a backend refuses then: S3 and its like by their lock (pulumi/pulumi,
+    pkg/backend/diy/backend.go, ImportDeployment), Pulumi Cloud because an import is an update. What is pending does not
+    survive it (pkg/cmd/pulumi/stack/io.go, SaveSnapshot), so the settled state is put back. One that has changed since
+    it was read is not overwritten.
+    """
+    if engine.export() != exported:
+        raise DeployError(f"stack {engine.stack} is being updated: its state has just changed; wait for that to end")
+    engine.import_state(state.settled(exported))
+
+
 def settle_pending(engine: Engine, exported: Mapping[str, Any]) -> bool:
     """Take what the engine was killed over out of the state, for the next update to redo; whether there was any."""
     pending = state.pending_operations(exported)
@@ -73,6 +86,43 @@ def find_leftovers(client: docker.DockerClient, stack: str, exported: Mapping[st
     """The stack's containers and networks that its state does not know."""
     known = state.ids(exported, state.CONTAINER) | state.ids(exported, state.NETWORK)
     return docker_objects.leftovers(stack, docker_objects.containers(client), docker_objects.networks(client), known)
+
+
+def another_states(exported: Mapping[str, Any], leftovers: Leftovers) -> list[Container]:
+    """The left-over containers that an update of this state cannot have left: those of a second checkout or backend.
+
+    An update records in the state what it is about to make, and it makes the network before the first container. So a
+    state that knows nothing has left nothing, and a container in a network of the stack that the state does not know
+    was made with another one.
+    """
+    if not state.resources(exported) and not state.pending_operations(exported):
+        return list(leftovers.ours)
+    unknown = {network.id for network in leftovers.networks}
+    return [container for container in leftovers.ours if container.networks & unknown]
+
+
+def refuse_another_states(stack: str, exported: Mapping[str, Any], leftovers: Leftovers) -> None:
+    """Raises DeployError, naming them, for containers that may be in use under the stack's name with another state."""
+    if found := another_states(exported, leftovers):
+        names = " ".join(sorted(container.name for container in found))
+        raise DeployError(
+            f"stack {stack} is there already, made with another state than this one: {names}; go on in that checkout, "
+            f"or with its PULUMI_BACKEND_URL; if that state is lost, `docker rm -f {names}`, which keeps the volumes, "
+            "and run this again"
+        )
+
+
+def retention_fault(stack: str, exported: Mapping[str, Any], *, protected: bool) -> str | None:
+    """Why `pulumi destroy` would remove a volume that postgres.protect keeps, in one line; None when it would not.
+
+    It does not run the program, so it goes by what the last update wrote into the state.
+    """
+    if not protected or not (doomed := state.unretained(exported, state.VOLUME)):
+        return None
+    return (
+        f"postgres.protect: is true, and the state does not know it yet: volume {' and '.join(doomed)} would not "
+        f"be kept; `make up STACK={stack}` first, or set postgres.protect to false"
+    )
 
 
 def clear(client: docker.DockerClient, leftovers: Leftovers) -> bool:
@@ -103,7 +153,7 @@ def clear(client: docker.DockerClient, leftovers: Leftovers) -> bool:
                 f"disconnect what uses it and remove it with `docker network rm {network.id[:12]}`"
             ) from None
         say(f"removed network {network.name}, which is in no state")
-    return bool(leftovers.ours or leftovers.foreign or leftovers.networks)
+    return bool(leftovers)
 
 
 def remove_container(client: docker.DockerClient, container: Container) -> None:
@@ -191,24 +241,32 @@ def start_again(container: docker.models.containers.Container) -> None:
         ) from None
 
 
+def never_started(client: docker.DockerClient, exported: Mapping[str, Any]) -> list[Container]:
+    """The containers of the state that were made and never ran."""
+    known = state.ids(exported, state.CONTAINER)
+    return [c for c in docker_objects.containers(client) if c.id in known and c.status == "created"]
+
+
 def clear_never_started(client: docker.DockerClient, exported: Mapping[str, Any]) -> None:
     """Remove containers of the state that were made and never ran, for the update to make them again.
 
     A container whose port was taken is one; the provider would start it without waiting for its health.
     """
-    known = state.ids(exported, state.CONTAINER)
-    for container in docker_objects.containers(client):
-        if container.id in known and container.status == "created":
-            remove_container(client, container)
-            say(f"removed container {container.name}, which never started")
+    for container in never_started(client, exported):
+        remove_container(client, container)
+        say(f"removed container {container.name}, which never started")
 
 
-def clear_volumes(client: docker.DockerClient, stack: str, *, protected: bool) -> None:
-    """Remove the stack's volumes that outlived it, unless they are protected: they hold the data."""
+def clear_volumes(client: docker.DockerClient, stack: str, *, known: frozenset[str], protected: bool) -> None:
+    """Remove the stack's volumes that outlived it: those that its state knew, unless they are protected.
+
+    They hold the data, and one that the state did not know may be that of another state.
+    """
     label = [f"{docker_objects.PROJECT_LABEL}={NAMESPACE}", f"{docker_objects.STACK_LABEL}={stack}"]
     for volume in client.api.volumes(filters={"label": label})["Volumes"] or ():
-        if protected:
-            say(f"kept volume {volume['Name']} (postgres.protect); remove it with `docker volume rm {volume['Name']}`")
+        if protected or volume["Name"] not in known:
+            reason = "postgres.protect" if protected else "it was not in the state"
+            say(f"kept volume {volume['Name']} ({reason}); remove it with `docker volume rm {volume['Name']}`")
         else:
             client.api.remove_volume(volume["Name"])
             say(f"removed volume {volume['Name']}")

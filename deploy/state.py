@@ -7,7 +7,9 @@ from typing import Any
 
 CONTAINER = "docker:index/container:Container"
 NETWORK = "docker:index/network:Network"
+VOLUME = "docker:index/volume:Volume"
 EXTERNAL_SERVER = "pulumi-python:dynamic/index:ExternalServer"
+MIGRATIONS = "pulumi-python:dynamic/index:ApplicationMigrations"
 PUBLICATION = "postgresql:index/publication:Publication"
 
 
@@ -19,6 +21,17 @@ def resources(state: Mapping[str, Any]) -> list[dict[str, Any]]:
 def ids(state: Mapping[str, Any], kind: str) -> frozenset[str]:
     """The provider's ids of every resource of a type, those that are about to be deleted included."""
     return frozenset(r["id"] for r in resources(state) if r["type"] == kind and r.get("id"))
+
+
+def names(state: Mapping[str, Any], kind: str) -> frozenset[str]:
+    """The names that the resources of a type give to their objects, those whose creation was cut short included."""
+    known = [*resources(state), *(operation["resource"] for operation in pending_operations(state))]
+    return frozenset(r["inputs"]["name"] for r in known if r["type"] == kind)
+
+
+def unretained(state: Mapping[str, Any], kind: str) -> list[str]:
+    """The names of the objects of a type that the engine deletes with their resources: it asks the state alone."""
+    return [r["inputs"]["name"] for r in resources(state) if r["type"] == kind and not r.get("retainOnDelete")]
 
 
 def id_of(state: Mapping[str, Any], kind: str, name: str) -> str | None:
@@ -53,7 +66,7 @@ def settled(state: Mapping[str, Any]) -> dict[str, Any]:
     inputs as outputs, and the refresh finds out. (``pulumi refresh --import-pending-creates`` does not do that:
     in 3.259.0 it drops the operation, pkg/cmd/pulumi/operations/refresh.go and pkg/backend/snapshot.go.)
     """
-    deployment = dict(state["deployment"])
+    deployment = dict(state.get("deployment") or {})
     deployment.pop("pending_operations", None)
     known = {r["urn"] for r in resources(state)}
     deployment["resources"] = resources(state)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.backend import choose
+from deploy.backend import choose, docker_host
 from deploy.errors import DeployError
 
 
@@ -133,3 +133,33 @@ def test_the_files_of_a_file_backend_are_where_the_engine_keeps_them(
 def test_a_service_has_no_files(project: Path, home: Path) -> None:
     backend = choose(project, "dev", {"HOME": str(home), "PULUMI_BACKEND_URL": "https://api.pulumi.com"})
     assert backend.directory(project) is None
+
+
+# --- which Docker engine
+
+
+@pytest.mark.parametrize(
+    ("stack_file", "project_file", "host"),
+    [
+        (
+            "config:\n  docker:host: tcp://10.0.0.1:2375\n",
+            "config:\n  docker:host: tcp://10.0.0.2:2375\n",
+            "tcp://10.0.0.1:2375",
+        ),
+        ("config: {}\n", "config:\n  docker:host:\n    value: tcp://10.0.0.2:2375\n", "tcp://10.0.0.2:2375"),
+        ("encryptionsalt: v1\n", "name: supabase-realtime\n", None),
+    ],
+    ids=["the stack's own", "the project's", "none"],
+)
+def test_the_docker_engine_is_the_one_that_the_docker_provider_uses(
+    stack_file: str, project_file: str, host: str | None, project: Path
+) -> None:
+    (project / "Pulumi.dev.yaml").write_text(stack_file)
+    (project / "Pulumi.yaml").write_text(project_file)
+    assert docker_host(project, "dev") == host
+
+
+def test_an_encrypted_address_of_the_docker_engine_is_refused_with_the_cure(project: Path) -> None:
+    (project / "Pulumi.dev.yaml").write_text("config:\n  docker:host:\n    secure: v1:abc\n")
+    with pytest.raises(DeployError, match=r"docker:host: is encrypted and no secret; `pulumi config set --plaintext"):
+        docker_host(project, "dev")

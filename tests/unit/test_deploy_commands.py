@@ -1,6 +1,7 @@
 """The command line: what it takes, what it prints when something has to be mended, and with which exit code."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,6 +50,32 @@ def test_a_docker_engine_that_does_not_answer_is_one_line_and_exit_code_1(
     assert refused.stderr == (
         f"the Docker engine does not answer on {address} ({reason}); "
         "start Docker, or set DOCKER_HOST to the engine's address\n"
+    )
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project whose stack dev names a Docker engine of its own."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    for package in ("components", "deploy", "providers"):
+        shutil.copytree(PROJECT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for module in ("settings.py", "realtime_versions.py", "tokens.py", "Pulumi.yaml"):
+        shutil.copy(PROJECT / module, folder / module)
+    (folder / "Pulumi.dev.yaml").write_text("config:\n  docker:host: unix:///nowhere/docker.sock\n")
+    return folder
+
+
+@pytest.mark.parametrize("command", [["up"], ["drift"], ["report", "drift"], ["destroy"], ["backup"], ["restore", "f"]])
+def test_the_engine_of_the_stacks_docker_host_is_asked_and_no_other(command: list[str], elsewhere: Path) -> None:
+    refused = subprocess.run(
+        [sys.executable, "-m", "deploy", *command],
+        cwd=elsewhere, env=os.environ | {"DOCKER_HOST": "unix:///another.sock"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == (
+        "the Docker engine does not answer on unix:///nowhere/docker.sock ([Errno 2] No such file or directory); "
+        "start Docker, or correct docker:host\n"
     )
 
 

@@ -2,7 +2,18 @@
 
 from typing import Any
 
-from deploy.state import CONTAINER, NETWORK, id_of, ids, pending_operations, resources, settled
+from deploy.state import (
+    CONTAINER,
+    NETWORK,
+    VOLUME,
+    id_of,
+    ids,
+    names,
+    pending_operations,
+    resources,
+    settled,
+    unretained,
+)
 
 STACK = "urn:pulumi:dev::supabase-realtime::"
 PUBLICATION_URN = STACK + "postgresql:index/publication:Publication::publication"
@@ -29,6 +40,7 @@ def test_a_stack_that_was_never_updated_knows_nothing() -> None:
     for state in ({"version": 3}, {"version": 3, "deployment": None}, {"version": 3, "deployment": {}}):
         assert resources(state) == []
         assert pending_operations(state) == []
+        assert resources(settled(state)) == []
 
 
 def test_objects_are_known_by_their_ids() -> None:
@@ -42,6 +54,19 @@ def test_objects_are_known_by_their_ids() -> None:
     assert ids(state, CONTAINER) == {"c0", "c1"}, "a container about to be deleted is the engine's to delete"
     assert id_of(state, CONTAINER, "supabase-realtime-dev-postgres") == "c1"
     assert id_of(state, CONTAINER, "supabase-realtime-dev-gateway") is None
+
+
+def test_a_volume_is_the_states_also_when_its_creation_was_cut_short() -> None:
+    data, keys = "supabase-realtime-dev-postgres", "supabase-realtime-dev-postgres-keys"
+    state = exported(resource(VOLUME, "data", data, name=data), pending=[creating(VOLUME, "keys", name=keys)])
+    assert names(state, VOLUME) == {data, keys}
+    assert names(exported(resource(NETWORK, "network", "n1", name="n")), VOLUME) == frozenset()
+
+
+def test_a_volume_is_kept_by_what_the_last_update_wrote_into_the_state() -> None:
+    kept = {**resource(VOLUME, "data", "a", name="a"), "retainOnDelete": True}
+    assert unretained(exported(kept), VOLUME) == []
+    assert unretained(exported(kept, resource(VOLUME, "keys", "b", name="b")), VOLUME) == ["b"]
 
 
 def test_an_interrupted_creation_leaves_the_state() -> None:
