@@ -52,7 +52,7 @@ def test_a_file_whose_disk_fails_is_named() -> None:
 def test_a_restore_that_is_interrupted_before_it_begins_says_that_nothing_was_changed(
     number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(docker_objects, "connect", lambda _: None)
+    monkeypatch.setattr(docker_objects, "connect", lambda *_: None)
     monkeypatch.setattr(commands, "prepare", lambda _: os.kill(os.getpid(), number))
     with pytest.raises(DeployError, match=r"^interrupted; nothing was changed$"):
         commands.restore("staging", Path("a.dump"), replace=False)
