@@ -19,7 +19,8 @@ from doctor.console.answers import RefusedError
 from doctor.console.rows import ANSWER_SECONDS, row_json
 from doctor.database import RETRY_SECONDS, session
 from doctor.outputs import Outputs, PublishedTable
-from doctor.removal import deletion
+from doctor.plan import Written
+from doctor.removal import RowKeptError, by_hand, removed, require_removable
 from doctor.rendering import by_key, selectable
 from doctor.sample_row import SampleRow, sample_changes, sample_row
 
@@ -38,16 +39,20 @@ NOT_OURS = "only rows that this console inserted can be changed or deleted here;
 
 @dataclass
 class MadeRow:
-    """A row that the console inserted. ``key`` is the primary key as JSON shows it, ``texts`` the same as text.
+    """A row that the console inserted. ``key`` is its primary key as JSON shows it.
 
     Until ``committed`` it is not known whether the row was.
     """
 
     table: Table
     key: dict[str, Any]
-    texts: tuple[str, ...]
-    transaction: str
+    written: Written
     committed: bool = False
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The primary key as text."""
+        return self.written.key
 
 
 class MadeRows:
@@ -79,8 +84,12 @@ class MadeRows:
             key = await _shown(connection, table, texts, table.key_columns)
             if key is None:
                 raise RefusedError(409, f"{table}: a trigger or rule of the table moves the row elsewhere")
-            made = MadeRow(table, json.loads(key), texts, transaction)
             shown = await _shown_to(connection, table, texts, claims)
+            query = sql.SQL("SELECT CAST(xmin AS text) FROM {} WHERE {}").format(table.quoted, by_key(table))
+            version = await _one(connection, query, texts)
+            made = MadeRow(table, json.loads(key), Written(texts, {}, transaction, version))
+            async with connection.transaction(force_rollback=True):
+                await require_removable(connection, table, made.written)
             self._rows.append(made)
             await connection.commit()
             made.committed = True
@@ -138,22 +147,17 @@ class MadeRows:
                 if time.monotonic() >= deadline:
                     break
                 await asyncio.sleep(RETRY_SECONDS)
-        return tuple(deletion(made.table, made.texts).as_string() for made in (*kept, *self._rows))
+        left = (*kept, *self._rows)
+        return tuple(by_hand(made.table, made.written, committed=made.committed) for made in left)
 
     async def _remove(self, connection: Connection, made: MadeRow) -> bool:
         """Whether the row is gone; False when the database refuses. Raises psycopg.OperationalError."""
-        if not made.committed:
-            status = await _one(connection, "SELECT pg_xact_status(CAST(%s AS xid8))", (made.transaction,))
-            if status == "in progress":
-                raise psycopg.OperationalError("the row's transaction is still under way")
-            if status == "aborted":
-                return True
         try:
-            await connection.execute(deletion(made.table, made.texts))
-            await connection.commit()
+            if not await removed(connection, made.table, made.written, committed=made.committed):
+                raise psycopg.OperationalError("the row's transaction is still under way")
         except psycopg.OperationalError:
             raise
-        except psycopg.Error:
+        except (psycopg.Error, RowKeptError):
             await connection.rollback()
             return False
         return True

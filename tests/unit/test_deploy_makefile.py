@@ -101,6 +101,6 @@ def test_without_a_target_the_targets_are_listed_and_nothing_is_done(project: Pa
     listed = make(project)
     assert listed.returncode == 0
     targets = ("up", "preview", "drift", "plan", "probe", "secrets", "rotate", "destroy", "test", "lint", "bench")
-    for target in (*targets, "backup", "restore", "metrics", "scrape-config"):
+    for target in (*targets, "console", "backup", "restore", "metrics", "scrape-config"):
         assert f"make {target}" in listed.stdout
     assert not (project / ".venv").exists()
