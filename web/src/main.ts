@@ -169,7 +169,7 @@ class Console {
       },
       onFinding: (finding) => this.#path.add(finding),
       onEnd: (done, error) => {
-        this.#path.end();
+        this.#path.end(error);
         this.#unwell = done?.exit_status !== 0;
         const when = new Date().toLocaleTimeString();
         part("checked").textContent = error ?? `checked at ${when}, ${done?.seconds.toFixed(1)} s`;

@@ -84,8 +84,15 @@ export class PathView {
     this.#list.setAttribute("aria-busy", "true");
   }
 
-  end(): void {
+  /** With `broken`, why it came to no end: what the former one found where it did not look is no longer known. */
+  end(broken: string | null = null): void {
     this.#list.setAttribute("aria-busy", "false");
+    if (broken === null) return;
+    for (const [name, hop] of this.#hops) {
+      if (name === "browser" || this.#fresh.has(name)) continue;
+      hop.findings = [];
+      this.#show(name, "unknown", broken);
+    }
   }
 
   add(finding: Finding): void {

@@ -195,6 +195,17 @@ describe("the path", () => {
     expect(hop("slot").dataset["status"]).toBe("ok");
   });
 
+  test("an examination that broke off leaves nothing green that it did not look at", () => {
+    path.add(finding("ok"));
+    path.add(finding("ok", { hop: "table" }));
+    path.begin();
+    path.add(finding("ok", { hop: "table" }));
+    path.end("the console does not answer");
+    expect(hop("table").dataset["status"]).toBe("ok");
+    expect(hop("slot").dataset["status"]).toBe("unknown");
+    expect(hop("slot").textContent).toContain("the console does not answer");
+  });
+
   test("the browser's hop is the subscription's state", () => {
     path.setBrowser({ state: "live", reason: "" });
     expect(hop("browser").dataset["status"]).toBe("ok");
