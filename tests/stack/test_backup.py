@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +15,7 @@ import docker
 import pytest
 
 from deploy.backup import chunks
-from deploy.container_commands import ContainerCommands
+from deploy.container_commands import ContainerCommands, Finished
 from tests.stack.conftest import WELLS, Deployment, new_deployment, removed, unique_stack
 from tests.stack.secret_search import leaked, secret_values
 from tests.stack.subscriber import Event, subscribed
@@ -183,3 +186,36 @@ def test_a_broken_file_or_a_wrong_password_changes_nothing_and_stops_nothing(
     assert contents(target) == before
     realtime.reload()
     assert realtime.attrs["State"]["StartedAt"] == started
+
+
+def test_ctrl_c_while_realtime_is_being_stopped_changes_nothing_and_leaves_it_running(
+    target: Deployment, dump: Path
+) -> None:
+    """The engine goes on stopping it, and would not start it again when the machine does."""
+    before = contents(target)
+    client = docker.from_env(timeout=120)
+    realtime = client.containers.get(target.container_name("realtime"))
+    events = client.events(decode=True, filters={"container": realtime.id, "event": "kill"})
+    with subprocess.Popen(
+        [sys.executable, "-m", "deploy", "restore", "--stack", target.stack, str(dump), "--replace"],
+        cwd=target.folder,
+        env=target.environ,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as restoring:
+        next(events)
+        restoring.send_signal(signal.SIGINT)
+        _, said = restoring.communicate(timeout=120)
+    events.close()
+    assert (restoring.returncode, said) == (1, "interrupted; nothing was changed\n")
+    assert contents(target) == before
+    realtime.reload()
+    assert realtime.status == "running"
+
+
+def test_a_command_in_a_container_that_ends_before_it_has_read_its_input_tells_why(target: Deployment) -> None:
+    commands = ContainerCommands(docker.from_env(), target.container_name("postgres"))
+    for _ in range(5):
+        much = [bytes(1024 * 1024)] * 16
+        done = commands.run(["sh", "-c", "echo enough >&2; exit 3"], environment={}, stdin=much)
+        assert done == Finished(code=3, errors="enough\n")
