@@ -34,7 +34,7 @@ def arguments() -> argparse.ArgumentParser:
         type=_seconds,
         default=probe.DEFAULT_TIMEOUT_SECONDS,
         metavar="S",
-        help="seconds to wait for the subscription; each event has a third of it (default: %(default)g)",
+        help="seconds to wait for the subscription; each event has at least a third of it (default: %(default)g)",
     )
     probing.add_argument("--json", action="store_true", help="print the result as JSON")
     probing.set_defaults(run=_probe)

@@ -27,7 +27,7 @@ from doctor.plan import Chosen, Written, choose, is_of, key_of, write
 from doctor.removal import in_any_case, remove
 from doctor.rendering import differences
 from doctor.sample_row import sample_row
-from doctor.silence import decoding, silence, slots, without_reader
+from doctor.silence import decoding, idle_poll_seconds, silence, slots, without_reader
 from doctor.subscription import Change, Subscription, Target, subscribed
 from settings import ApiRole
 
@@ -37,6 +37,8 @@ DEFAULT_COUNT = 10
 DEFAULT_TIMEOUT_SECONDS = 30.0
 EVENT_SHARE = 3
 """An event is waited for this fraction of the timeout, and after so many lost ones the probe stops."""
+POLLS = 1.5
+"""An event is waited for at least so many polls of an idle Realtime."""
 
 
 class ProbeResult(BaseModel):
@@ -98,9 +100,10 @@ async def probe(
 ) -> ProbeResult:
     """Inserts ``count`` rows one after another and waits for the event of each.
 
-    ``timeout`` seconds bound the subscription; each event has a third of it. After three lost events it stops, and
-    it stops at once where the others would fare the same. What fails is in the result, not an exception. Cancelling
-    it removes the row under way before the cancellation goes on.
+    ``timeout`` seconds bound the subscription; each event has a third of it, or a poll and a half of an idle Realtime
+    where that is longer. After three lost events it stops, and it stops at once where the others would fare the same.
+    What fails is in the result, not an exception. Cancelling it removes the row under way before the cancellation goes
+    on.
     """
     run = _Run(outputs, count, timeout)
     try:
@@ -182,6 +185,7 @@ class _Run:
                     )
                 )
             await asyncio.sleep(RETRY_SECONDS)
+        self.patience = max(self.patience, POLLS * await idle_poll_seconds(connection))
         await connection.rollback()
         if (waited := time.monotonic() - started) >= RETRY_SECONDS:
             note = f"Realtime read its slot {waited:.1f} s after it said that changes flow; until then they were lost"

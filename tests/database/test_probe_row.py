@@ -777,6 +777,22 @@ def test_a_probe_whose_row_cannot_be_removed_writes_no_other(
     assert [found.cause for found in result.failures] == [Cause.NOT_RECEIVED, Cause.LEFT_BEHIND]
 
 
+@pytest.mark.usefixtures("polled")
+def test_an_event_is_waited_for_until_a_realtime_that_polls_rarely_has_polled(
+    admin: Admin, wells: Outputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    polls_every(admin, 400)  # every 2 s while nothing happens
+    monkeypatch.setattr("doctor.silence.DEAD_AFTER_SECONDS", 60)
+
+    async def run() -> probe.ProbeResult:
+        async with server(live) as url:
+            return await probe.probe(wells.model_copy(update={"realtime_url": url}), count=1, timeout=1.5)
+
+    (found,) = asyncio.run(run()).failures
+    assert found.cause is Cause.NOT_RECEIVED
+    assert found.waited_for.endswith(", for 3 s")
+
+
 @pytest.mark.parametrize(
     ("change", "likely"),
     [({"password": "wrong"}, "is not the stack's postgres.password"), ({"port": 1}, "Postgres is stopped")],
