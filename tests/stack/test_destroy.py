@@ -63,7 +63,14 @@ def test_destroy_needs_no_running_postgres(fresh: Deployment) -> None:
 
 
 def test_a_protected_stack_keeps_its_data_and_comes_up_with_it_again(fresh: Deployment) -> None:
+    """Also when it was protected after it was made: the state has to know of it before anything is destroyed."""
+    fresh.up()
     fresh.configure({"postgres.protect": True})
+    before = engine_objects(fresh)
+    refused = fresh.deploy("destroy", check=False)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("postgres.protect: is true, and the state does not know it yet: volume ")
+    assert engine_objects(fresh) == before
     fresh.up()
     key = fresh.outputs()["anon_key"]
     with fresh.database() as connection:
@@ -80,6 +87,7 @@ def test_a_protected_stack_keeps_its_data_and_comes_up_with_it_again(fresh: Depl
 
 
 def test_pulumi_destroy_by_hand_leaves_nothing_either(fresh: Deployment) -> None:
+    """With PULUMI_RUN_PROGRAM, as the README has it for everything by hand."""
     fresh.up()
-    fresh.pulumi("destroy", "--yes", "--skip-preview")
+    fresh.run("env", "PULUMI_RUN_PROGRAM=true", "pulumi", "destroy", "--yes", "--skip-preview", "--stack", fresh.stack)
     assert engine_objects(fresh) == []

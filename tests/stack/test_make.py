@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,6 +19,10 @@ import psycopg
 import pytest
 
 from components.network import labels
+from deploy import state
+from deploy.commands import Prepared, clear_left_over
+from deploy.engine import Engine
+from deploy.errors import DeployError
 from tests.stack.conftest import PROJECT, Deployment, new_deployment, removed, unique_stack
 from tests.stack.engine_output import changed_resources
 from tests.stack.interruption import end
@@ -183,6 +188,63 @@ def test_a_stack_that_is_being_updated_is_left_alone(standing: Deployment) -> No
         lock.unlink()
 
 
+def test_a_stack_that_is_being_updated_is_left_alone_where_its_locks_cannot_be_read(standing: Deployment) -> None:
+    """As on S3: the backend itself is asked, before the containers of the update in progress are removed."""
+    engine = docker.from_env()
+    image = engine.containers.get(standing.container_name("gateway")).image
+    name = f"{standing.name}-made-meanwhile"
+    made = engine.containers.run(
+        image, ["sleep", "600"], name=name, labels=labels(standing.stack), entrypoint="", detach=True
+    )
+    pulumi = Engine(command="pulumi", project=standing.folder, stack=standing.stack, environ=standing.environ)
+    prepared = Prepared(engine=pulumi, backend=None, added={})
+    backend = Path(standing.environ["PULUMI_BACKEND_URL"].removeprefix("file://"))
+    lock = backend / ".pulumi/locks/organization/supabase-realtime" / standing.stack / "another.json"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    since = datetime.now(UTC).isoformat()
+    lock.write_text(json.dumps({"pid": 1, "hostname": "elsewhere", "username": "somebody", "timestamp": since}))
+    try:
+        exported = pulumi.export()
+        with pytest.raises(DeployError, match=r"currently locked by 1 lock.* created by somebody@elsewhere"):
+            clear_left_over(prepared, engine, exported)
+        made.reload()
+        assert made.status == "running"
+        lock.unlink()
+        with pytest.raises(DeployError, match="its state has just changed"):
+            clear_left_over(
+                prepared, engine, {**exported, "deployment": {**exported["deployment"], "metadata": {"x": 1}}}
+            )
+        assert clear_left_over(prepared, engine, exported)
+        assert engine_objects(standing) == sorted(standing.container_name(part) for part in PARTS)
+        assert urns(standing) == sorted(resource["urn"] for resource in state.resources(exported))
+    finally:
+        lock.unlink(missing_ok=True)
+        for left in engine.containers.list(all=True, filters={"name": name}):
+            left.remove(force=True)
+
+
+def test_a_running_stack_is_left_alone_by_another_state(standing: Deployment, tmp_path: Path) -> None:
+    """A second checkout, or a `pulumi login` elsewhere: its state is empty, and the containers are not its own."""
+    other = replace(standing, environ=standing.environ | {"PULUMI_BACKEND_URL": tmp_path.as_uri()})
+    before = standing.docker_objects()
+    running = docker.from_env().containers.get(standing.container_name("postgres")).id
+    other.deploy("preview")
+    for command in ("up", "destroy"):
+        line = one_line(other.deploy(command, check=False))
+        assert line.startswith(f"stack {standing.stack} is there already, made with another state than this one: ")
+        assert f"`docker rm -f {' '.join(sorted(standing.container_name(part) for part in PARTS))}`" in line
+    assert standing.docker_objects() == before
+    assert docker.from_env().containers.get(standing.container_name("postgres")).id == running
+
+
+def test_a_volume_that_the_state_does_not_know_outlives_destroy(fresh: Deployment) -> None:
+    volume = docker.from_env().volumes.create(fresh.container_name("postgres"), labels=labels(fresh.stack))
+    destroyed = fresh.destroy()
+    assert f"kept volume {volume.name} (it was not in the state)" in destroyed.stderr
+    assert f"`docker volume rm {volume.name}`" in destroyed.stderr
+    assert fresh.docker_objects() == [volume.name]
+
+
 def test_a_state_whose_attributes_were_cut_off_by_a_kill_is_readable_again(standing: Deployment) -> None:
     """The engine writes them beside the state, not atomically, and then refuses the whole stack."""
     state = Path(standing.environ["PULUMI_BACKEND_URL"].removeprefix("file://")) / ".pulumi/stacks/supabase-realtime"
@@ -242,6 +304,32 @@ def test_a_network_in_use_that_the_state_does_not_know_is_named_with_the_command
             left.remove(force=True)
         for left in engine.networks.list(filters={"id": network.id}):
             left.remove()
+
+
+# --- a table that is not the one it was
+
+
+def recreating(deployment: Deployment) -> str:
+    """SQL that drops the table and makes one of the same name: without policies, privileges and publication."""
+    return "DROP TABLE public.wells CASCADE;\n" + (deployment.folder / "sql/migrations/0001_wells.sql").read_text()
+
+
+def test_a_table_that_a_migration_made_again_is_secured_and_published_by_the_same_up(standing: Deployment) -> None:
+    """The update compares the table before the migration runs."""
+    (standing.folder / "sql/migrations/0002_wells_again.sql").write_text(recreating(standing))
+    standing.up()
+    drifted = standing.drift()
+    assert drifted.returncode == 0, drifted.stdout
+    standing.probe("--count", "1")
+
+
+def test_pulumi_up_by_hand_as_the_readme_shows_it_secures_a_table_made_again(standing: Deployment) -> None:
+    with standing.database() as connection:
+        connection.execute(recreating(standing).encode())
+    by_hand = ("pulumi", "up", "--refresh", "--yes", "--skip-preview", "--stack", standing.stack)
+    standing.run("env", "PULUMI_RUN_PROGRAM=true", *by_hand)
+    drifted = standing.drift()
+    assert drifted.returncode == 0, drifted.stdout
 
 
 # --- killed
