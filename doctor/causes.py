@@ -36,7 +36,7 @@ def _area(area: str, *rows: tuple[str, str, str, str, str]) -> Iterator[Cause]:
         yield Cause(id=identifier, area=area, symptom=symptom, cause=cause, cure=cure, page=page)
 
 
-UP = "`make up` (`pulumi up --refresh`)"
+UP = "`make up`"
 SHOW_LOG = "`docker logs {container}` has the rest"
 
 _CAUSES = (
@@ -894,7 +894,7 @@ def markdown() -> str:
         "What `python -m doctor` can name, in the order of a change's path. Made by",
         "`python -m doctor causes --markdown > docs/failures.md` from `doctor/causes.py`; do not edit it by hand.",
         "",
-        "`make up` is `pulumi up --refresh` and a probe: it repairs what somebody changed by hand. What stands behind",
+        "`make up` asks the world, updates and probes: it repairs what somebody changed by hand. What stands behind",
         '"or" is for set-ups that this program did not make.',
     ]
     area = None
