@@ -851,6 +851,9 @@ def test_two_hundred_tables_take_less_than_half_a_minute(project: Path) -> None:
 
 
 def _processor_seconds(process: psutil.Process) -> float:
-    """Of the process and of those that it has waited for."""
-    used = process.cpu_times()
+    """Of the process and of those that it has waited for, to which one that has just ended belongs."""
+    try:
+        used = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
     return float(used.user + used.system + used.children_user + used.children_system)

@@ -91,12 +91,10 @@ class Operator:
 
     async def counts(self, rows: int, *, seconds: float = ROWS_SECONDS) -> None:
         """Of all rows, those out of view too."""
-        await expect(self.page.get_by_test_id("row-count")).to_have_attribute(
-            "data-rows", str(rows), timeout=seconds * 1000
-        )
+        await expect(self.page.get_by_test_id("row-count")).to_have_text(str(rows), timeout=seconds * 1000)
 
     async def number(self, name: str) -> int:
-        return int(await self.page.get_by_test_id(name).get_attribute("data-value") or "")
+        return int(await self.page.get_by_test_id(name).inner_text())
 
     async def hop(self, name: str, status: str, *, seconds: float = ROWS_SECONDS) -> None:
         await expect(self.page.get_by_test_id(f"hop-{name}")).to_have_attribute(
