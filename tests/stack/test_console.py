@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,6 +22,7 @@ from tests.stack.page import CHROMIUM, LIVE_SECONDS, OFFLINE_SECONDS, chromium, 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: install Debian's package chromium")
 
 INGESTED = 500
+HOPS = ("table", "publication", "slot", "realtime", "gateway", "browser")
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +81,7 @@ def test_rows_appear_change_and_go_and_nobody_else_is_asked(
             assert await operator.number("events") == 3
             assert await operator.number("reconnects") == 0
             assert "token" not in operator.page.url
-            for hop in ("table", "publication", "slot", "realtime", "gateway", "browser"):
+            for hop in HOPS:
                 await operator.hop(hop, "ok")
             gateway = urlsplit(live.outputs()["url"]).netloc
             own = urlsplit(url).netloc
@@ -212,13 +216,42 @@ def test_a_policy_taken_away_turns_the_table_red_and_says_why(
         live.up()
 
 
+def test_a_token_that_ends_is_replaced_while_changes_flow(
+    live: Deployment, database: psycopg.Connection[tuple[Any, ...]]
+) -> None:
+    lifetime = 35
+
+    async def scenario() -> None:
+        with console(live, "--token-lifetime", str(lifetime)) as url:
+            async with chromium() as browser, looking(browser, url) as operator:
+                await operator.sees("live")
+                first = {request for request in operator.requests if "/api/token" in request}
+                assert len(first) == 1
+                async with operator.page.expect_response("**/api/token*", timeout=lifetime * 1000):
+                    pass
+                ended = time.monotonic() + lifetime
+                while time.monotonic() < ended:
+                    (key,) = insert(database, "with one token or the other")
+                    await operator.sees_row(key, "with one token")
+                assert await operator.number("reconnects") == 0
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("width", [360, 1280])
 def test_it_fits_a_phone_and_a_desk(width: int, url: str, database: psycopg.Connection[tuple[Any, ...]]) -> None:
+    """CONSOLE_SCREENSHOTS names a folder to keep the pictures in; that of the documentation is one of them."""
     insert(database, "a well with a name that is longer than a phone is wide, as names are")
 
     async def scenario() -> None:
         async with chromium() as browser, looking(browser, url, viewport=(width, 800)) as operator:
             await operator.sees("live")
+            keys = insert(database, *(f"Brunnen {number}" for number in range(1, 9)))
+            await operator.sees_row(keys[-1], "Brunnen 8")
+            for hop in HOPS:
+                await operator.hop(hop, "ok")
             assert await operator.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+            if folder := os.environ.get("CONSOLE_SCREENSHOTS"):
+                await operator.page.screenshot(path=Path(folder) / f"console-{width}.png")
 
     asyncio.run(scenario())
