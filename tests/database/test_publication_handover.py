@@ -9,7 +9,7 @@ from providers.publication_handover import PublicationHandoverProvider
 from tests.database.conftest import Connection
 from tests.database.engine import Engine
 
-DECLARED = {"publication": "supabase_realtime", "tables": ["public.pumps", "public.wells"]}
+DECLARED = {"publication": "supabase_realtime", "tables": ["public.pumps", "public.wells"], "undeclared_extent": []}
 
 
 @pytest.fixture
