@@ -94,6 +94,7 @@ class Patient:
         found = [
             value.get_secret_value()
             for section in config.model_dump().values()
+            if isinstance(section, dict)
             for value in section.values()
             if isinstance(value, SecretStr)
         ]
